@@ -1,0 +1,55 @@
+"""Settings and fixtures that every test shares."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Before any test imports a library that reads them. One thread: the arrays here are small, and several
+# workers or a busy machine are then no slower and no less reproducible.
+os.environ["MPLBACKEND"] = "Agg"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's notes on the machine it finds
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NO_DATA = "no data folder"
+
+
+def _data_folder() -> tuple[Path, bool]:
+    """The folder of data sets, and whether the user named it."""
+    named = os.environ.get("PPL_GEN_DATA")
+    return (Path(named).expanduser() if named else ROOT.parent / "shared" / "data"), bool(named)
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder named by PPL_GEN_DATA (by default ../shared/data); skips where there is none."""
+    folder, named = _data_folder()
+    if folder.is_dir():
+        return folder
+    if named:  # a mistyped name must not pass as "no data here"
+        pytest.fail(f"PPL_GEN_DATA names {folder}, which is not a folder", pytrace=False)
+    pytest.skip(f"{NO_DATA}: {folder} is not there; set PPL_GEN_DATA")
+
+
+def pytest_report_header() -> str:
+    folder, _ = _data_folder()
+    return f"data: {folder}" if folder.is_dir() else f"data: none ({folder} is not there; set PPL_GEN_DATA)"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """A test that did not run for want of data is named: a green line alone would hide it."""
+    missing = [
+        report.nodeid
+        for report in terminalreporter.getreports("skipped")
+        if isinstance(report.longrepr, tuple) and NO_DATA in report.longrepr[2]
+    ]
+    if missing:
+        terminalreporter.section("SKIPPED FOR WANT OF DATA", sep="!", red=True, bold=True)
+        terminalreporter.line(f"{len(missing)} tests did not run; set PPL_GEN_DATA to the data folder:")
+        for nodeid in missing:
+            terminalreporter.line(f"  {nodeid}")
