@@ -1,0 +1,76 @@
+"""The two backends, loaded when first used, and which of them is active."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from ppl_gen.backends.protocol import Backend
+
+NAMES = ("numpyro", "pyro")
+
+_active: ContextVar[Backend | None] = ContextVar("ppl_gen_backend", default=None)
+_networks: ContextVar[dict[str, Any] | None] = ContextVar("ppl_gen_networks", default=None)
+
+
+def get(name: str) -> Backend:
+    """The backend called ``name``.
+
+    Raises:
+        ValueError: ``name`` is neither "numpyro" nor "pyro".
+        ImportError: the library behind it is not installed.
+    """
+    if name not in NAMES:
+        near = difflib.get_close_matches(str(name), NAMES, n=1)
+        meant = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ValueError(f"unknown backend {name!r}{meant}: expected one of {', '.join(map(repr, NAMES))}")
+    return importlib.import_module(f"ppl_gen.backends.{name}").backend
+
+
+def active() -> Backend:
+    """The backend that the running program is on.
+
+    Raises:
+        RuntimeError: called outside a program.
+    """
+    backend = _active.get()
+    if backend is None:
+        raise RuntimeError(
+            "pg.sample, pg.param, pg.plate, dist and xp speak for the active backend, and none is active here: "
+            "use them inside a program that pg.infer or pg.check runs, or under `with pg.on('numpyro'):`"
+        )
+    return backend
+
+
+@contextmanager
+def activate(backend: Backend) -> Iterator[Backend]:
+    """Make ``backend`` the one that primitives, ``dist`` and ``xp`` speak for."""
+    token = _active.set(backend)
+    try:
+        yield backend
+    finally:
+        _active.reset(token)
+
+
+@contextmanager
+def keeping(networks: dict[str, Any]) -> Iterator[None]:
+    """Keep in ``networks`` those that a running program makes, so that each is made once, outside of any tracing."""
+    token = _networks.set(networks)
+    try:
+        yield
+    finally:
+        _networks.reset(token)
+
+
+def network(name: str, make: Callable[[], Any]) -> Any:
+    """The network of that name that the running program has made, or a new one."""
+    held = _networks.get()
+    if held is None:
+        return make()
+    if name not in held:
+        held[name] = make()
+    return held[name]

@@ -1,0 +1,83 @@
+"""JAX + NumPyro: the backend object."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import jax
+import numpyro
+
+from ppl_gen.backends import activate
+from ppl_gen.backends.numpyro import arrays, compiling, distributions, native, optimisers, randomness, tracing
+from ppl_gen.backends.protocol import Backend
+
+_PRECISIONS = ("float32", "float64")
+
+
+class NumPyroBackend:
+    """The NumPyro side of :class:`ppl_gen.backends.protocol.Backend`."""
+
+    name = "numpyro"
+    array_library = "jax"
+    xp = arrays
+    dist = distributions
+
+    trace = staticmethod(tracing.trace)
+    sample = staticmethod(tracing.sample)
+    param = staticmethod(tracing.param)
+    plate = staticmethod(tracing.plate)
+    factor = staticmethod(tracing.factor)
+    deterministic = staticmethod(tracing.deterministic)
+    module = staticmethod(tracing.module)
+    mask = staticmethod(tracing.mask)
+    scale = staticmethod(tracing.scale)
+    bijection = staticmethod(distributions.bijection)
+
+    asarray = staticmethod(compiling.asarray)
+    to_numpy = staticmethod(compiling.to_numpy)
+    from_numpy = staticmethod(compiling.from_numpy)
+    value_and_grad = staticmethod(jax.value_and_grad)
+    grad = staticmethod(jax.grad)
+    hessian = staticmethod(jax.hessian)
+    vmap = staticmethod(jax.vmap)
+    compile = staticmethod(compiling.compile)
+    scan = staticmethod(compiling.scan)
+    map_draws = staticmethod(compiling.map_draws)
+    noise = staticmethod(randomness.noise)
+    key = staticmethod(randomness.key)
+    minimise = staticmethod(optimisers.minimise)
+    optimiser = staticmethod(optimisers.optimiser)
+    svi = native.NumPyroSVI
+    hmc = native.NumPyroHMC
+
+    @contextmanager
+    def scope(
+        self, *, precision: str = "float64", device: str | None = None, seed: int = 0
+    ) -> Iterator[Backend]:
+        """Precision and device of a run; the caller's x64 flag, default device and validation are put back.
+
+        ``seed`` is not needed here: JAX is handed its keys.
+        """
+        if precision not in _PRECISIONS:
+            raise ValueError(f"unknown precision {precision!r}: expected one of {_PRECISIONS}")
+        compiling.use_persistent_cache()
+        wide = precision == "float64"
+        with ExitStack() as stack:
+            stack.enter_context(jax.enable_x64(wide))
+            stack.enter_context(jax.default_device(_device(device)))
+            stack.enter_context(numpyro.validation_enabled(False))
+            stack.enter_context(activate(self))
+            yield self
+
+
+def _device(name: str | None) -> jax.Device:
+    platform, _, index = (name or "cpu").partition(":")
+    try:
+        return jax.local_devices(backend=platform)[int(index or 0)]
+    except (RuntimeError, IndexError, ValueError) as error:
+        have = ", ".join(sorted({d.platform for d in jax.local_devices()} | {"cpu"}))
+        raise ValueError(f"JAX has no device {name!r}: expected one of {have}") from error
+
+
+backend = NumPyroBackend()

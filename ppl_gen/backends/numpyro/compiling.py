@@ -1,0 +1,76 @@
+"""Arrays to and from the host, and compilation: ``jit``, ``scan``, batches of draws."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def asarray(x: Any, dtype: str | None = None) -> jax.Array:
+    """``x`` on the active device; floating point in the active precision unless ``dtype`` says otherwise."""
+    x = np.asarray(x)
+    if dtype is None and np.issubdtype(x.dtype, np.floating):
+        dtype = jnp.zeros(()).dtype
+    return jnp.asarray(x, dtype=dtype)
+
+
+def to_numpy(tree: Any) -> Any:
+    """The same tree with NumPy arrays, in one transfer."""
+    return jax.device_get(tree)
+
+
+def from_numpy(tree: Any) -> Any:
+    """The same tree with arrays on the active device, bits unchanged."""
+    return jax.tree.map(jnp.asarray, tree)
+
+
+@functools.cache
+def use_persistent_cache() -> None:
+    """Compiled programs outlive the process, in the user's cache folder, unless the caller set a place."""
+    if jax.config.jax_compilation_cache_dir is None:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(home / "ppl_gen" / "jax"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def compile(f: Callable[..., Any], *, calls: int = 1) -> Callable[..., Any]:
+    """``f`` compiled for each new shape; ``calls`` (how often it will run) matters to PyTorch only."""
+    del calls
+    return jax.jit(f)
+
+
+def scan(step: Callable[..., Any], *, calls: int = 1) -> Callable[..., Any]:
+    """``advance(state, inputs, *constants)``: ``step`` once for each row of ``inputs``, compiled whole.
+
+    Returns:
+        the last state, and what the steps reported, stacked along a new leading axis.
+    """
+    del calls
+
+    @jax.jit
+    def advance(state: Any, inputs: Any, *constants: Any) -> tuple[Any, Any]:
+        return jax.lax.scan(lambda s, x: step(s, x, *constants), state, inputs)
+
+    return advance
+
+
+def map_draws(f: Callable[..., Any], *, random: bool = False, batch_size: int = 256) -> Callable[..., Any]:
+    """``mapped(draws, seed, *constants)``: ``f(draw, key, *constants)`` over the leading axis, batch by batch.
+
+    The batches bound the memory; ``key`` is None unless ``random``.
+    """
+
+    @jax.jit
+    def mapped(draws: Any, seed: int, *constants: Any) -> Any:
+        count = len(jax.tree.leaves(draws)[0])
+        keys = jax.random.split(jax.random.PRNGKey(seed), count) if random else None
+        return jax.lax.map(lambda x: f(x[0], x[1], *constants), (draws, keys), batch_size=min(batch_size, count))
+
+    return mapped

@@ -1,0 +1,34 @@
+"""Keys, and the noise of a chunk of steps."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+_DRAW = {"normal": jax.random.normal, "uniform": jax.random.uniform}
+
+Spec = Mapping[str, tuple[str, tuple[int, ...]]]
+
+
+def key(seed: int) -> jax.Array:
+    """The key of a seed."""
+    return jax.random.PRNGKey(seed)
+
+
+def noise(seed: int, index: int, spec: Spec, num_steps: int) -> dict[str, Any]:
+    """The noise of chunk ``index``: name -> array (num_steps, *shape) of standard normals or uniforms."""
+    return _noise(seed, index, tuple((name, kind, tuple(shape)) for name, (kind, shape) in spec.items()), num_steps)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _noise(seed: int, index: int, spec: tuple, num_steps: int) -> dict[str, Any]:
+    keys = jax.random.split(jax.random.fold_in(jax.random.PRNGKey(seed), index), max(len(spec), 1))
+    dtype = jnp.zeros(()).dtype
+    return {
+        name: _DRAW[kind](k, (num_steps, *shape), dtype)
+        for k, (name, kind, shape) in zip(keys, spec, strict=False)
+    }

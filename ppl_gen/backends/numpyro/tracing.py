@@ -1,0 +1,198 @@
+"""The primitives in NumPyro, and running a program once to see its sites."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro
+from numpyro import handlers
+from numpyro.primitives import Messenger
+
+from ppl_gen.backends.numpyro import distributions
+from ppl_gen.backends.protocol import Plate, Request, Site, SiteError, UnsupportedError, check_fit, check_new
+
+factor = numpyro.factor
+deterministic = numpyro.deterministic
+mask = handlers.mask
+scale = handlers.scale
+constraints = distributions.constraints
+
+
+def sample(name: str, fn: Any, obs: Any = None, **options: Any) -> jax.Array:
+    """A random variable, or an observation where ``obs`` is given."""
+    try:
+        return numpyro.sample(name, fn, obs=obs, **options)
+    except SiteError:
+        raise
+    except ValueError as error:  # NumPyro does not say at which site
+        raise SiteError(f"site {name!r}: {error}") from error
+
+
+def param(name: str, init: Any = None, constraint: Any = None, event_dim: int | None = None) -> jax.Array:
+    """A learnable parameter, constrained."""
+    init = (lambda _key, make=init: jnp.asarray(make())) if callable(init) else jnp.asarray(init)
+    options = {} if event_dim is None else {"event_dim": event_dim}
+    return numpyro.param(name, init, constraint=constraints.real if constraint is None else constraint, **options)
+
+
+def plate(name: str, size: int, subsample_size: int | None = None, dim: int | None = None) -> Any:
+    """Conditionally independent rows."""
+    return numpyro.plate(name, size, subsample_size=subsample_size, dim=dim)
+
+
+def module(name: str, net: Any) -> Callable[..., Any]:
+    """A flax.nnx module whose parameters become params called ``{name}.{path}``."""
+    from flax import nnx
+
+    graph, state, rest = nnx.split(net, nnx.Param, ...)
+    leaves, tree = jax.tree.flatten_with_path(state)
+    learned = [param(f"{name}.{_path(path)}", _in_precision(leaf)) for path, leaf in leaves]
+    return nnx.merge(graph, jax.tree.unflatten(tree, learned), rest)
+
+
+def _in_precision(x: Any) -> jax.Array:
+    """Floating point in the active precision."""
+    x = jnp.asarray(x)
+    return x.astype(jnp.result_type(float)) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+
+def _path(path: Any) -> str:
+    parts = (str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", "")))) for k in path)
+    return ".".join(p for p in parts if p and p != "value")
+
+
+class _Assign(Messenger):
+    """Gives latents, params and plate indices the values that a request holds."""
+
+    def __init__(self, fn: Callable[[], Any], request: Request):
+        super().__init__(fn)
+        self.request = request
+        self.log_dets: dict[str, Any] = {}
+        self.seen: set[str] = set()
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        kind = msg["type"]
+        if kind == "sample":
+            check_new(msg["name"], self.seen)
+        if kind == "sample" and msg["is_observed"]:
+            if self.request.hide_observed and not _is_factor(msg["fn"]):
+                msg["is_observed"], msg["value"], msg["_hidden"] = False, None, True
+        elif kind == "sample":
+            self._assign(msg, msg["fn"])
+        elif kind == "param":
+            self._assign(msg, None)
+        elif kind == "plate" and msg["name"] in self.request.values:
+            msg["value"] = self.request.values[msg["name"]]
+
+    def _assign(self, msg: dict[str, Any], fn: Any) -> None:
+        name, request = msg["name"], self.request
+        if name in request.values:
+            msg["value"] = request.values[name]
+        elif name in request.unconstrained:
+            bijection = distributions.bijection(_constraint(msg))
+            u = request.unconstrained[name]
+            msg["value"] = bijection.forward(u)
+            self.log_dets[name] = bijection.log_abs_det(u, msg["value"])
+        elif name in request.enumerated:
+            msg["value"] = _lay_out(fn, request.enumerated[name])
+        elif fn is not None and _is_improper(fn):
+            bijection, shape = distributions.bijection(fn.support), fn.batch_shape + fn.event_shape
+            msg["value"] = bijection.forward(jnp.zeros(bijection.inverse_shape(shape)))
+
+
+def _lay_out(fn: Any, dim: int) -> jax.Array:
+    """All values of a discrete distribution along batch dimension ``dim``."""
+    values = fn.enumerate_support(expand=False)
+    return values.reshape(values.shape[:1] + (1,) * (-1 - dim) + fn.event_shape)
+
+
+def _constraint(msg: dict[str, Any]) -> Any:
+    if msg["type"] == "param":
+        return msg["kwargs"].get("constraint", constraints.real)
+    return msg["fn"].support
+
+
+def _base(fn: Any) -> Any:
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return fn
+
+
+def _is_factor(fn: Any) -> bool:
+    return isinstance(_base(fn), numpyro.distributions.Unit)
+
+
+def _is_improper(fn: Any) -> bool:
+    return getattr(_base(fn), "is_improper", False) or isinstance(
+        _base(fn), numpyro.distributions.ImproperUniform
+    )
+
+
+def trace(call: Callable[[], Any], request: Request) -> dict[str, Site]:
+    """Run a program once and return its sites, in order."""
+    assign = _Assign(call, request)
+    key = jax.random.PRNGKey(0) if request.key is None else request.key
+    messages = handlers.trace(handlers.seed(assign, key)).get_trace()
+    return {name: _site(msg, request, assign.log_dets) for name, msg in messages.items() if _is_seen(msg)}
+
+
+def _is_seen(msg: dict[str, Any]) -> bool:
+    return msg["type"] in ("sample", "param", "deterministic") or (
+        msg["type"] == "plate" and len(msg["value"]) != msg["args"][0]
+    )
+
+
+def _site(msg: dict[str, Any], request: Request, log_dets: dict[str, Any]) -> Site:
+    name, kind, value = msg["name"], msg["type"], msg["value"]
+    plates = tuple(Plate(f.name, f.dim, f.size, f.size) for f in msg.get("cond_indep_stack", ()))
+    if kind == "plate":
+        return Site(name, "plate", value)
+    if kind == "deterministic":
+        return Site(name, "deterministic", jnp.asarray(value), plates=plates)
+    if kind == "param":
+        if not hasattr(value, "shape"):
+            raise UnsupportedError(
+                f"param {name!r} holds a tree of arrays ({type(value).__name__}): expected one array; "
+                "declare the network by pg.module, which makes one param for each of its arrays"
+            )
+        return Site(name, "param", value, constraint=_constraint(msg), log_det=log_dets.get(name), plates=plates)
+    return _random_site(msg, plates, request, log_dets)
+
+
+def _random_site(msg: dict[str, Any], plates: tuple, request: Request, log_dets: dict[str, Any]) -> Site:
+    name, fn, value = msg["name"], msg["fn"], msg["value"]
+    if request.check:
+        check_fit(name, value, fn, plates)
+    log_prob = fn.log_prob(value, intermediates=msg["intermediates"]) if msg["intermediates"] else fn.log_prob(value)
+    if _is_factor(fn):
+        return Site(name, "factor", value, log_prob, msg["scale"], plates=plates)
+    observed = msg["is_observed"] or msg.get("_hidden", False)
+    discrete = bool(getattr(fn.support, "is_discrete", False))
+    return Site(
+        name,
+        "observed" if observed else "latent",
+        value,
+        log_prob,
+        msg["scale"],
+        log_det=log_dets.get(name),
+        distribution=fn,
+        plates=plates,
+        event_dim=len(fn.event_shape),
+        batch_shape=tuple(fn.batch_shape),
+        constraint=fn.support,
+        discrete=discrete,
+        cardinality=_cardinality(fn) if discrete and not observed else None,
+        improper=_is_improper(fn),
+        in_support=fn.support(value) if request.check and observed else None,
+    )
+
+
+def _cardinality(fn: Any) -> int | None:
+    """Number of values of a discrete distribution, None where they cannot be listed."""
+    try:
+        return len(fn.enumerate_support(expand=False)) if fn.has_enumerate_support else None
+    except NotImplementedError:  # e.g. several in one event, counts that differ
+        return None

@@ -1,0 +1,226 @@
+"""What a backend offers: tracing, arrays, autodiff, compilation, randomness, native algorithms.
+
+``backends/numpyro`` and ``backends/pyro`` are two mirror images of this page. Arrays are the backend's own
+(``jax.Array`` or ``torch.Tensor``); trees are nested dicts, tuples and named tuples of arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+Array = Any
+Tree = Any
+Kind = Literal["latent", "observed", "param", "factor", "deterministic", "plate"]
+
+
+class UnsupportedError(TypeError):
+    """A program asks for something that the engine or backend at hand does not do."""
+
+
+class SiteError(ValueError):
+    """A statement of a program that cannot be run."""
+
+
+@dataclass(frozen=True)
+class Plate:
+    """A vectorised plate: batch dimension ``dim`` (negative) of ``size`` rows in view out of ``full_size``."""
+
+    name: str
+    dim: int
+    size: int
+    full_size: int
+
+
+@dataclass(frozen=True)
+class Site:
+    """One statement of a program that has been run.
+
+    Attributes:
+        value: shape batch_shape + event_shape, constrained.
+        unscaled: log probability, masked, shape batch_shape (leading dimensions may be enumerated); None for
+            params and deterministics.
+        scale: what it counts for, from subsampled plates and ``pg.scale``; None for once.
+        log_det: log |d value / d u| where the value came from unconstrained coordinates u, else None.
+        constraint: of a latent (its support) or a param, as the backend's own object.
+        cardinality: number of values of a finite discrete latent, else None.
+    """
+
+    name: str
+    kind: Kind
+    value: Array
+    unscaled: Array | None = None
+    scale: Array | None = None
+    log_det: Array | None = None
+    distribution: Any = None
+    plates: tuple[Plate, ...] = ()
+    event_dim: int = 0
+    batch_shape: tuple[int, ...] = ()
+    constraint: Any = None
+    discrete: bool = False
+    cardinality: int | None = None
+    improper: bool = False
+    in_support: Array | None = None
+
+    @property
+    def log_prob(self) -> Array | None:
+        """Scaled and masked."""
+        return self.unscaled if self.unscaled is None or self.scale is None else self.scale * self.unscaled
+
+
+def check_fit(name: str, value: Array, fn: Any, plates: Sequence[Plate]) -> None:
+    """A value that broadcasts with the shape of its distribution ``fn``.
+
+    Raises:
+        SiteError: naming the site.
+    """
+    try:
+        np.broadcast_shapes(np.shape(value), tuple(fn.batch_shape) + tuple(fn.event_shape))
+    except ValueError:
+        where = "".join(f", in plate {p.name!r} of size {p.size}," for p in plates)
+        raise SiteError(
+            f"site {name!r}{where} has a value of shape {tuple(np.shape(value))} and a distribution of shape "
+            f"{tuple(fn.batch_shape)} + event {tuple(fn.event_shape)}: expected shapes that broadcast; make the "
+            "plate as long as the data, or reshape one of them"
+        ) from None
+
+
+def check_new(name: str, seen: set[str]) -> None:
+    """A site whose name none before it has.
+
+    Raises:
+        SiteError: naming the site.
+    """
+    if name in seen:
+        raise SiteError(f"site {name!r} is declared twice: give one of the two another name")
+    seen.add(name)
+
+
+@dataclass(frozen=True)
+class Request:
+    """How to run a program once.
+
+    Attributes:
+        values: constrained values of latents and params, indices of subsampled plates.
+        unconstrained: unconstrained values of latents and params; the site's constraint maps them.
+        enumerated: discrete latent -> the negative batch dimension along which all its values are laid out.
+        hide_observed: observed sites are drawn anew instead.
+        key: randomness of what is drawn (NumPyro); Pyro draws from the scope's generator.
+        check: fill ``in_support`` of observed sites.
+    """
+
+    values: Mapping[str, Array] = field(default_factory=dict)
+    unconstrained: Mapping[str, Array] = field(default_factory=dict)
+    enumerated: Mapping[str, int] = field(default_factory=dict)
+    hide_observed: bool = False
+    key: Any = None
+    check: bool = False
+
+
+class Bijection(Protocol):
+    """Unconstrained coordinates of a constraint; same coordinates on both backends."""
+
+    def forward(self, u: Array) -> Array: ...
+    def inverse(self, x: Array) -> Array: ...
+    def log_abs_det(self, u: Array, x: Array) -> Array: ...
+    def inverse_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]: ...
+
+
+class NativeChains(Protocol):
+    """A native sampler as the driver wants it: a state and how to advance it. Made of a flat potential."""
+
+    def init(self, positions: Array, seed: int, arrays: Tree) -> Tree: ...
+    def advance(self, state: Tree, num_steps: int, arrays: Tree) -> tuple[Tree, dict[str, Array]]: ...
+
+
+class NativeSVI(Protocol):
+    """A native stochastic variational inference as the driver wants it. Made of a model and a guide."""
+
+    def init(self, seed: int, arrays: Tree) -> Tree: ...
+    def advance(self, state: Tree, num_steps: int, arrays: Tree) -> tuple[Tree, dict[str, Array]]: ...
+    def params(self, state: Tree) -> dict[str, Array]: ...
+    def guide(self, arrays: Tree) -> Any: ...
+
+
+class Backend(Protocol):
+    """One of the two rooms that know JAX from PyTorch."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def array_library(self) -> str: ...
+    @property
+    def xp(self) -> Any: ...
+    @property
+    def dist(self) -> Any: ...
+
+    # The scope of a run: precision, device, seed; everything global is put back after it.
+    def scope(
+        self, *, precision: str = "float64", device: str | None = None, seed: int = 0
+    ) -> AbstractContextManager[Backend]: ...
+
+    # Programs.
+    @property
+    def trace(self) -> Callable[[Callable[[], Any], Request], dict[str, Site]]: ...
+    @property
+    def bijection(self) -> Callable[[Any], Bijection]: ...
+    @property
+    def sample(self) -> Callable[..., Array]: ...
+    @property
+    def param(self) -> Callable[..., Array]: ...
+    @property
+    def plate(self) -> Callable[..., AbstractContextManager[Array]]: ...
+    @property
+    def factor(self) -> Callable[[str, Array], None]: ...
+    @property
+    def deterministic(self) -> Callable[[str, Array], Array]: ...
+    @property
+    def module(self) -> Callable[[str, Any], Callable[..., Array]]: ...
+    @property
+    def mask(self) -> Callable[..., AbstractContextManager[Any]]: ...
+    @property
+    def scale(self) -> Callable[..., AbstractContextManager[Any]]: ...
+
+    # Arrays: to the device in the active precision, to the host, back with the bits unchanged.
+    @property
+    def asarray(self) -> Callable[..., Array]: ...
+    @property
+    def to_numpy(self) -> Callable[[Tree], Tree]: ...
+    @property
+    def from_numpy(self) -> Callable[[Tree], Tree]: ...
+
+    # Autodiff by the first argument, and batching.
+    @property
+    def value_and_grad(self) -> Callable[[Callable[..., Array]], Callable[..., tuple[Array, Tree]]]: ...
+    @property
+    def hessian(self) -> Callable[[Callable[..., Array]], Callable[..., Array]]: ...
+    @property
+    def vmap(self) -> Callable[..., Callable[..., Tree]]: ...
+
+    # Compilation. compile(f, calls=); scan(step, calls=) -> advance(state, inputs, *constants);
+    # map_draws(f, random=, batch_size=) -> mapped(draws, seed, *constants) for f(draw, key, *constants).
+    @property
+    def compile(self) -> Callable[..., Callable[..., Tree]]: ...
+    @property
+    def scan(self) -> Callable[..., Callable[..., tuple[Tree, Tree]]]: ...
+    @property
+    def map_draws(self) -> Callable[..., Callable[..., Tree]]: ...
+
+    # Randomness. key(seed) for one run of a program; noise(seed, index, spec, num_steps), spec: name -> (kind, shape),
+    # kind "normal" or "uniform", gives arrays (num_steps, *shape).
+    @property
+    def key(self) -> Callable[[int], Any]: ...
+    @property
+    def noise(self) -> Callable[[int, int, Mapping[str, tuple[str, tuple[int, ...]]], int], dict[str, Array]]: ...
+
+    # Native algorithms. minimise(f, method=, learning_rate=, calls=) -> (init, advance).
+    @property
+    def minimise(self) -> Callable[..., tuple[Callable[..., Tree], Callable[..., tuple[Tree, Array]]]]: ...
+    @property
+    def svi(self) -> Callable[..., NativeSVI]: ...
+    @property
+    def hmc(self) -> Callable[..., NativeChains]: ...

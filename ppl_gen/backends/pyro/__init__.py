@@ -1,0 +1,124 @@
+"""PyTorch + Pyro: the backend object."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pyro
+import torch
+
+from ppl_gen.backends import activate
+from ppl_gen.backends.protocol import Backend
+from ppl_gen.backends.pyro import arrays, compiling, distributions, native, optimisers, randomness, tracing
+
+_PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
+
+
+def _value_and_grad(f: Callable[..., Any]) -> Callable[..., Any]:
+    both = torch.func.grad_and_value(f)
+
+    def value_and_grad(*args: Any) -> Any:
+        gradient, value = both(*args)
+        return value, gradient
+
+    return value_and_grad
+
+
+def _vmap(f: Callable[..., Any], in_axes: Any = 0) -> Callable[..., Any]:
+    return torch.func.vmap(f, in_dims=in_axes, randomness="different")
+
+
+class PyroBackend:
+    """The Pyro side of :class:`ppl_gen.backends.protocol.Backend`."""
+
+    name = "pyro"
+    array_library = "torch"
+    xp = arrays
+    dist = distributions
+
+    trace = staticmethod(tracing.trace)
+    sample = staticmethod(tracing.sample)
+    param = staticmethod(tracing.param)
+    plate = staticmethod(tracing.plate)
+    factor = staticmethod(tracing.factor)
+    deterministic = staticmethod(tracing.deterministic)
+    module = staticmethod(tracing.module)
+    mask = staticmethod(tracing.mask)
+    scale = staticmethod(tracing.scale)
+    bijection = staticmethod(distributions.bijection)
+
+    asarray = staticmethod(compiling.asarray)
+    to_numpy = staticmethod(compiling.to_numpy)
+    from_numpy = staticmethod(compiling.from_numpy)
+    value_and_grad = staticmethod(_value_and_grad)
+    grad = staticmethod(torch.func.grad)
+    hessian = staticmethod(torch.func.hessian)
+    vmap = staticmethod(_vmap)
+    compile = staticmethod(compiling.compile)
+    scan = staticmethod(compiling.scan)
+    map_draws = staticmethod(compiling.map_draws)
+    noise = staticmethod(randomness.noise)
+    key = staticmethod(randomness.key)
+    minimise = staticmethod(optimisers.minimise)
+    optimiser = staticmethod(optimisers.optimiser)
+    svi = native.PyroSVI
+    hmc = native.PyroHMC
+
+    @contextmanager
+    def scope(
+        self, *, precision: str = "float64", device: str | None = None, seed: int = 0
+    ) -> Iterator[Backend]:
+        """Precision, device and seed of a run, with a parameter store and generators of its own.
+
+        The caller's default dtype, parameter store, generators and validation flags are put back after it.
+        """
+        if precision not in _PRECISIONS:
+            raise ValueError(f"unknown precision {precision!r}: expected one of {tuple(_PRECISIONS)}")
+        with ExitStack() as stack:
+            stack.enter_context(_dtype(_PRECISIONS[precision]))
+            stack.enter_context(_generators(seed))
+            stack.enter_context(pyro.get_param_store().scope())
+            stack.enter_context(pyro.validation_enabled(False))
+            stack.enter_context(_on_device(device))
+            stack.enter_context(activate(self))
+            yield self
+
+
+@contextmanager
+def _dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
+def _generators(seed: int) -> Iterator[None]:
+    before = pyro.util.get_rng_state()
+    with torch.random.fork_rng(enabled=torch.cuda.is_available()):
+        pyro.set_rng_seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            pyro.util.set_rng_state(before)
+
+
+@contextmanager
+def _on_device(name: str | None) -> Iterator[None]:
+    if name in (None, "cpu"):  # the device context slows every call, and the default is the CPU
+        yield
+        return
+    try:
+        device = torch.device(name)
+        torch.zeros((), device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"PyTorch has no device {name!r}: expected 'cpu' or a device it can use") from error
+    with device:
+        yield
+
+
+backend = PyroBackend()

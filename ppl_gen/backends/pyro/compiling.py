@@ -1,0 +1,170 @@
+"""Arrays to and from the host, and compilation: a function is traced to a graph, the graph compiled.
+
+Effect handlers, distributions and autograd run once, while the graph is made; a call of the compiled function
+runs the graph alone.
+"""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pyro
+import torch
+import torch._inductor.config
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils import _pytree as pytree
+
+# A graph costs about 3 microseconds a node when it is interpreted; compiling it, some seconds once.
+_SECONDS_PER_NODE = 3e-6
+_SECONDS_TO_COMPILE = 8.0
+
+
+def asarray(x: Any, dtype: str | None = None) -> torch.Tensor:
+    """``x`` on the active device; floating point in the active precision unless ``dtype`` says otherwise."""
+    if isinstance(x, torch.Tensor):
+        x = x.detach()
+    else:
+        x = np.asarray(x)
+        x = torch.from_numpy(np.array(x, dtype=dtype or x.dtype.newbyteorder("="), order="C"))
+    if dtype is None and x.is_floating_point():
+        return x.to(device=torch.get_default_device(), dtype=torch.get_default_dtype())
+    return x.to(device=torch.get_default_device())
+
+
+def to_numpy(tree: Any) -> Any:
+    """The same tree with NumPy arrays."""
+    return pytree.tree_map(lambda x: x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else x, tree)
+
+
+def from_numpy(tree: Any) -> Any:
+    """The same tree with tensors on the active device, bits unchanged."""
+    return pytree.tree_map(lambda x: torch.from_numpy(np.array(x)).to(torch.get_default_device()), tree)
+
+
+def compile(f: Callable[..., Any], *, calls: int = 1) -> Callable[..., Any]:
+    """``f`` as a graph for each new shape; compiled to machine code where ``calls`` of it would repay that.
+
+    ``f`` is a function of trees of tensors, without Python branches on values; randomness in it is drawn anew at each
+    call from the scope's generator.
+    """
+    graphs: dict[Any, Callable[..., Any]] = {}
+
+    def compiled(*args: Any) -> Any:
+        leaves, spec = pytree.tree_flatten(args)
+        key = (spec, *((x.shape, x.dtype) if isinstance(x, torch.Tensor) else x for x in leaves))
+        run = graphs.get(key)
+        if run is None:
+            run = graphs[key] = _graph(f, leaves, spec, calls)
+        return run(leaves)
+
+    return compiled
+
+
+def _graph(f: Callable[..., Any], leaves: list[Any], spec: Any, calls: int) -> Callable[[list[Any]], Any]:
+    out: list[Any] = []
+
+    def flat(*tensors: torch.Tensor) -> list[torch.Tensor]:
+        given = iter(tensors)
+        full = [next(given) if t else x for t, x in zip(is_tensor, leaves, strict=True)]
+        results, out_spec = pytree.tree_flatten(f(*pytree.tree_unflatten(full, spec)))
+        out[:] = [out_spec]
+        return [torch.as_tensor(r) for r in results]
+
+    is_tensor = [isinstance(x, torch.Tensor) for x in leaves]
+    # copies: the tracer would take two inputs that are one tensor now for one input for ever
+    tensors = [x.detach().clone() for x in leaves if isinstance(x, torch.Tensor)]
+    with _unchecked():
+        graph = make_fx(flat)(*tensors)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    run = _machine_code(graph, tensors) if _repays(graph, calls) else graph
+
+    def call(leaves: list[Any]) -> Any:
+        with torch.no_grad():
+            results = run(*(x for x in leaves if isinstance(x, torch.Tensor)))
+        return pytree.tree_unflatten(results, out[0])
+
+    return call
+
+
+@contextmanager
+def _unchecked() -> Iterator[None]:
+    """Pyro as it is under ``torch.jit.trace``: without its checks and shortcuts that look at values."""
+    with (
+        warnings.catch_warnings(),
+        mock.patch.object(pyro.util, "torch_isnan", lambda x: False),
+        mock.patch.object(torch._C, "_get_tracing_state", lambda: True),
+    ):
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        yield
+
+
+def _repays(graph: torch.fx.GraphModule, calls: int) -> bool:
+    return calls * len(graph.graph.nodes) * _SECONDS_PER_NODE > _SECONDS_TO_COMPILE
+
+
+def _machine_code(graph: torch.fx.GraphModule, tensors: list[torch.Tensor]) -> Callable[..., Any]:
+    """The graph through TorchInductor; the graph itself where no C++ compiler is at hand."""
+    if not (shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")):
+        return graph
+    try:
+        # fallback_random: the generator's own stream, as without compilation
+        with torch.no_grad(), torch._inductor.config.patch(fallback_random=True):
+            compiled = torch._inductor.compile(graph, tensors)
+            compiled(*tensors)
+        return compiled
+    except Exception as error:  # the compiler's failures are of many types, and the graph is right without it
+        warnings.warn(f"TorchInductor could not compile a graph, it runs uncompiled: {error}", stacklevel=2)
+        return graph
+
+
+def scan(step: Callable[..., Any], *, calls: int = 1) -> Callable[..., Any]:
+    """``advance(state, inputs, *constants)``: ``step``, compiled, once for each row of ``inputs``.
+
+    Returns:
+        the last state, and what the steps reported, stacked along a new leading axis.
+    """
+    run = compile(step, calls=calls)
+
+    def advance(state: Any, inputs: Any, *constants: Any) -> tuple[Any, Any]:
+        leaves, spec = pytree.tree_flatten(inputs)
+        reports = []
+        for row in zip(*(x.unbind(0) for x in leaves), strict=True):
+            state, report = run(state, pytree.tree_unflatten(row, spec), *constants)
+            reports.append(report)
+        return state, pytree.tree_map(lambda *xs: torch.stack(xs), *reports)
+
+    return advance
+
+
+def map_draws(f: Callable[..., Any], *, random: bool = False, batch_size: int = 256) -> Callable[..., Any]:
+    """``mapped(draws, seed, *constants)``: ``f(draw, key, *constants)`` over the leading axis, batch by batch.
+
+    The batches bound the memory. ``key`` is None: random functions draw from the scope's generator, one draw at
+    a time, since not every sampler of PyTorch can be batched.
+    """
+
+    def mapped(draws: Any, seed: int, *constants: Any) -> Any:
+        count = len(pytree.tree_leaves(draws)[0])
+        if random:
+            torch.manual_seed(seed)
+        size = 1 if random else batch_size
+        results = [_batch(f, draws, i, min(i + size, count), constants, random) for i in range(0, count, size)]
+        return pytree.tree_map(lambda *xs: torch.cat(xs), *results)
+
+    return mapped
+
+
+def _batch(f: Any, draws: Any, start: int, stop: int, constants: tuple, random: bool) -> Any:
+    with torch.no_grad():
+        if random:
+            one = f(pytree.tree_map(lambda x: x[start], draws), None, *constants)
+            return pytree.tree_map(lambda x: torch.as_tensor(x)[None], one)
+        rows = pytree.tree_map(lambda x: x[start:stop], draws)
+        return torch.func.vmap(lambda row: f(row, None, *constants))(rows)

@@ -1,0 +1,25 @@
+"""The noise of a chunk of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+Spec = Mapping[str, tuple[str, tuple[int, ...]]]
+
+
+def key(seed: int) -> None:
+    """PyTorch draws from the scope's generator, which ``seed`` sets."""
+    torch.manual_seed(seed)
+
+
+def noise(seed: int, index: int, spec: Spec, num_steps: int) -> dict[str, torch.Tensor]:
+    """The noise of chunk ``index``: name -> array (num_steps, *shape) of standard normals or uniforms."""
+    device = torch.get_default_device()
+    generator = torch.Generator(device).manual_seed(hash((seed, index)) % 2**63)
+    draw = {"normal": torch.randn, "uniform": torch.rand}
+    return {
+        name: draw[kind](num_steps, *shape, generator=generator, device=device)
+        for name, (kind, shape) in spec.items()
+    }

@@ -1,0 +1,204 @@
+"""The primitives in Pyro, and running a program once to see its sites."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+
+from ppl_gen.backends.protocol import Plate, Request, Site, check_fit, check_new
+from ppl_gen.backends.pyro import distributions
+from ppl_gen.backends.pyro.compiling import asarray
+
+constraints = distributions.constraints
+
+
+def factor(name: str, log_factor: Any) -> None:
+    """Add ``log_factor`` to the log density."""
+    pyro.factor(name, torch.as_tensor(log_factor), has_rsample=False)
+
+
+def deterministic(name: str, value: Any) -> torch.Tensor:
+    """Record a value that its parents determine."""
+    return pyro.deterministic(name, torch.as_tensor(value))
+
+
+def mask(mask: Any) -> Any:
+    """Leave sites out of the density where ``mask`` is False."""
+    return poutine.mask(mask=mask)
+
+
+def scale(scale: Any) -> Any:
+    """Multiply the log density of sites."""
+    return poutine.scale(scale=scale)
+
+
+def sample(name: str, fn: Any, obs: Any = None, **options: Any) -> torch.Tensor:
+    """A random variable, or an observation where ``obs`` is given."""
+    return pyro.sample(name, fn, obs=obs, **options)
+
+
+def param(name: str, init: Any = None, constraint: Any = None, event_dim: int | None = None) -> torch.Tensor:
+    """A learnable parameter, constrained."""
+    start = (lambda: _own(init())) if callable(init) else _own(init)
+    return pyro.param(name, start, constraints.real if constraint is None else constraint, event_dim=event_dim)
+
+
+def _own(x: Any) -> torch.Tensor:
+    """A tensor that shares no memory with the user's, since optimisers write in place."""
+    return torch.as_tensor(x).clone()
+
+
+def plate(name: str, size: int, subsample_size: int | None = None, dim: int | None = None) -> Any:
+    """Conditionally independent rows."""
+    return pyro.plate(name, size, subsample_size=subsample_size, dim=dim)
+
+
+def module(name: str, net: torch.nn.Module) -> Callable[..., Any]:
+    """A torch.nn module whose parameters become params called ``{name}.{path}``; ``net`` itself is not touched."""
+    learned = {path: param(f"{name}.{path}", asarray(p).clone()) for path, p in net.named_parameters()}
+    buffers = {path: asarray(b).clone() for path, b in net.named_buffers()}
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return torch.func.functional_call(net, {**buffers, **learned}, args, kwargs)
+
+    return call
+
+
+class Assign(Messenger):
+    """Gives latents, params and plate indices the values that a request holds."""
+
+    def __init__(self, request: Request):
+        super().__init__()
+        self.request = request
+        self.log_dets: dict[str, Any] = {}
+        self.hidden: set[str] = set()
+        self.seen: set[str] = set()
+
+    def _pyro_sample(self, msg: Any) -> None:
+        name, fn, request = msg["name"], msg["fn"], self.request
+        if not site_is_subsample(msg):
+            check_new(name, self.seen)
+        if msg["is_observed"]:
+            if request.hide_observed and not _is_factor(msg) and not _is_deterministic(msg):
+                msg["is_observed"], msg["value"] = False, None
+                self.hidden.add(name)
+        elif name in request.values:
+            msg["value"], msg["done"] = request.values[name], True
+        elif name in request.unconstrained:
+            self._transform(msg, fn.support)
+        elif name in request.enumerated:
+            msg["value"], msg["done"] = _lay_out(fn, request.enumerated[name]), True
+        elif not site_is_subsample(msg) and _is_improper(fn):
+            bijection, shape = distributions.bijection(fn.support), tuple(fn.batch_shape + fn.event_shape)
+            msg["value"] = bijection.forward(torch.zeros(bijection.inverse_shape(shape)))
+            msg["done"] = True
+
+    def _pyro_param(self, msg: Any) -> None:
+        name, request = msg["name"], self.request
+        if name in request.values:
+            msg["value"], msg["done"] = request.values[name], True
+        elif name in request.unconstrained:
+            self._transform(msg, msg["kwargs"].get("constraint", constraints.real))
+
+    def _transform(self, msg: Any, constraint: Any) -> None:
+        bijection, u = distributions.bijection(constraint), self.request.unconstrained[msg["name"]]
+        msg["value"], msg["done"] = bijection.forward(u), True
+        self.log_dets[msg["name"]] = bijection.log_abs_det(u, msg["value"])
+
+
+def _lay_out(fn: Any, dim: int) -> torch.Tensor:
+    """All values of a discrete distribution along batch dimension ``dim``."""
+    values = fn.enumerate_support(expand=False)
+    return values.reshape(values.shape[:1] + (1,) * (-1 - dim) + tuple(fn.event_shape))
+
+
+def _base(fn: Any) -> Any:
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return fn
+
+
+def _is_factor(node: Any) -> bool:
+    return isinstance(_base(node["fn"]), pyro.distributions.Unit)
+
+
+def _is_deterministic(node: Any) -> bool:
+    return bool((node["infer"] or {}).get("_deterministic"))
+
+
+def _is_improper(fn: Any) -> bool:
+    return getattr(_base(fn), "is_improper", False) or isinstance(
+        _base(fn), pyro.distributions.ImproperUniform
+    )
+
+
+def trace(call: Callable[[], Any], request: Request) -> dict[str, Site]:
+    """Run a program once and return its sites, in order."""
+    assign = Assign(request)
+    with assign:
+        nodes = poutine.trace(call).get_trace().nodes
+    return {name: _site(node, request, assign) for name, node in nodes.items() if _is_seen(node)}
+
+
+def _is_seen(node: Any) -> bool:
+    if node["type"] == "sample" and site_is_subsample(node):
+        return len(node["value"]) != node["fn"].size
+    return node["type"] in ("sample", "param")
+
+
+def _site(node: Any, request: Request, assign: Assign) -> Site:
+    name, value, log_det = node["name"], node["value"], assign.log_dets.get(node["name"])
+    frames = (f for f in node["cond_indep_stack"] if f.dim is not None)
+    plates = tuple(Plate(f.name, f.dim, int(f.size), int(f.full_size or f.size)) for f in frames)
+    if node["type"] == "param":
+        constraint = node["kwargs"].get("constraint", constraints.real)
+        return Site(name, "param", value, constraint=constraint, log_det=log_det, plates=plates)
+    if site_is_subsample(node):
+        return Site(name, "plate", value)
+    if _is_deterministic(node):
+        return Site(name, "deterministic", value, plates=plates)
+    return _random_site(node, plates, request, assign)
+
+
+def _random_site(node: Any, plates: tuple, request: Request, assign: Assign) -> Site:
+    name, fn, value = node["name"], node["fn"], node["value"]
+    if request.check:
+        check_fit(name, value, fn, plates)
+    log_prob = scale_and_mask(fn.log_prob(value), mask=node["mask"])
+    scale = None if isinstance(node["scale"], float) and node["scale"] == 1.0 else node["scale"]
+    if _is_factor(node):
+        return Site(name, "factor", value, log_prob, scale, plates=plates)
+    observed = node["is_observed"] or name in assign.hidden
+    discrete = bool(getattr(fn.support, "is_discrete", False))
+    return Site(
+        name,
+        "observed" if observed else "latent",
+        value,
+        log_prob,
+        scale,
+        log_det=assign.log_dets.get(name),
+        distribution=fn,
+        plates=plates,
+        event_dim=len(fn.event_shape),
+        batch_shape=tuple(fn.batch_shape),
+        constraint=fn.support,
+        discrete=discrete,
+        cardinality=_cardinality(fn) if discrete and not observed else None,
+        improper=_is_improper(fn),
+        in_support=fn.support.check(value) if request.check and observed else None,
+    )
+
+
+def _cardinality(fn: Any) -> int | None:
+    """Number of values of a discrete distribution, None where they cannot be listed."""
+    try:
+        return len(fn.enumerate_support(expand=False)) if fn.has_enumerate_support else None
+    except NotImplementedError:  # e.g. several in one event, counts that differ
+        return None
