@@ -1,0 +1,236 @@
+"""Programs: a model, its guide, and what binds them to data on a backend."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ppl_gen import backends
+from ppl_gen.backends.protocol import Backend
+
+GUIDES = ("normal", "diagonal", "multivariate_normal", "low_rank", "delta", "laplace")
+
+
+class DataError(ValueError):
+    """Data that a program cannot be bound to."""
+
+
+class Program:
+    """A declared generative model.
+
+    Args:
+        model: a function of data that says how they arise.
+        guide: a function of the same arguments, or the name of an autoguide.
+        backend: None for a portable program, "numpyro" or "pyro" for an unchanged function of that library.
+        coords: labels of plates, name -> sequence.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any] | str | None = None,
+        backend: str | None = None,
+        coords: Mapping[str, Sequence[Any]] | None = None,
+    ):
+        if not callable(model):
+            raise TypeError(f"a program is a function of data, got {type(model).__name__}: {model!r}")
+        if backend is not None and backend not in backends.NAMES:
+            raise ValueError(f"unknown backend {backend!r}: expected one of {backends.NAMES} or None (portable)")
+        if isinstance(guide, str) and guide not in GUIDES:
+            raise ValueError(f"unknown guide {guide!r}: expected a function or one of {', '.join(GUIDES)}")
+        self.model: Any = model
+        self.guide: Any = guide
+        self.backend = backend
+        self.coords = dict(coords or getattr(model, "coords", None) or {})
+        self.name = getattr(model, "__name__", type(model).__name__)
+        self.__doc__ = getattr(model, "__doc__", None)
+        self.compiled: dict[Any, Any] = {}
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.model(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        kind = f"native to {self.backend}" if self.backend else "portable"
+        return f"<program {self.name}{self.signature}, {kind}>"
+
+    @property
+    def signature(self) -> inspect.Signature:
+        """What data the model takes."""
+        return inspect.signature(self.model)
+
+    def bind(self, data: Any, backend: Backend, setting: tuple[Any, ...] = ()) -> Bound:
+        """Check ``data``, put them on the active device, and hold them together with the program.
+
+        Raises:
+            DataError: data that are empty, not numbers, not finite, or not what the model's signature says.
+        """
+        if self.backend not in (None, backend.name):
+            raise ValueError(
+                f"{self.name} is a native {self.backend} program and cannot run on {backend.name}: pass "
+                f"backend={self.backend!r}, or write it with pg.sample, pg.plate, dist and xp to run it on both"
+            )
+        args, kwargs = _arguments(self, data)
+        return Bound(self, backend, args, kwargs, setting)
+
+
+def program(
+    model: Callable[..., Any] | None = None,
+    guide: Callable[..., Any] | str | None = None,
+    backend: str | None = None,
+    coords: Mapping[str, Sequence[Any]] | None = None,
+) -> Any:
+    """Declare a program; also a decorator, with or without arguments. See :class:`Program`."""
+    if model is None:
+        return lambda function: Program(function, guide, backend, coords)
+    return Program(model, guide, backend, coords)
+
+
+_ATTRIBUTE = "__ppl_gen_program__"
+_models: dict[Any, Program] = {}
+
+
+def as_program(model: Any) -> Program:
+    """The program of a function or model; the same one each time, so that it is compiled once."""
+    if isinstance(model, Program):
+        return model
+    if not callable(model):
+        raise TypeError(
+            f"expected a program, a function of data or a model of pg.models, got {type(model).__name__}: {model!r}"
+        )
+    if inspect.isfunction(model):  # kept on the function, so that both are forgotten together
+        if not hasattr(model, _ATTRIBUTE):
+            setattr(model, _ATTRIBUTE, Program(model))
+        return getattr(model, _ATTRIBUTE)
+    if type(model).__hash__ in (None, object.__hash__):
+        return Program(model, getattr(model, "guide", None))
+    if model not in _models:
+        _models[model] = Program(model, getattr(model, "guide", None))
+    return _models[model]
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """Where an array goes in the arguments of a model."""
+
+    name: str
+
+
+class Bound:
+    """A program with its data on a backend's device.
+
+    Attributes:
+        arrays: argument name -> the backend's array; the rest of the arguments are fixed.
+        key: equal for two that can share compiled functions.
+    """
+
+    def __init__(self, program: Program, backend: Backend, args: tuple, kwargs: dict, setting: tuple):
+        self.program, self.backend = program, backend
+        self.host: dict[str, np.ndarray] = {}
+        self.networks: dict[str, Any] = {}
+        self._args = tuple(self._slot(name, value) for name, value in args)
+        self._kwargs = {name: self._slot(name, value) for name, value in kwargs.items()}
+        self.arrays = {name: backend.asarray(value) for name, value in self.host.items()}
+        shapes = tuple((name, x.shape, str(x.dtype)) for name, x in self.host.items())
+        statics = tuple(map(_hashable, (*self._args, *self._kwargs.items())))
+        self.key = (backend.name, setting, shapes, statics)
+
+    def _slot(self, name: str, value: Any) -> Any:
+        array = as_array(name, value)
+        if array is None:
+            return value
+        self.host[name] = array
+        return _Slot(name)
+
+    def _fill(self, value: Any, arrays: Mapping[str, Any]) -> Any:
+        return arrays[value.name] if isinstance(value, _Slot) else value
+
+    def call(self, function: Callable[..., Any], arrays: Mapping[str, Any]) -> Any:
+        """``function`` on the data, with ``arrays`` in the place of the bound ones."""
+        args = (self._fill(a, arrays) for a in self._args)
+        with backends.keeping(self.networks):
+            return function(*args, **{k: self._fill(v, arrays) for k, v in self._kwargs.items()})
+
+    def model(self, arrays: Mapping[str, Any]) -> Any:
+        """Run the model."""
+        return self.call(self.program.model, arrays)
+
+    def guide(self, arrays: Mapping[str, Any]) -> Any:
+        """Run the guide, where it is a function."""
+        return self.call(self.program.guide, arrays)
+
+
+def _hashable(value: Any) -> Any:
+    try:
+        hash(value)
+    except TypeError:
+        return id(value)
+    return value
+
+
+def _arguments(program: Program, data: Any) -> tuple[tuple, dict]:
+    if isinstance(data, Mapping):
+        args: tuple = ()
+        kwargs = dict(data)
+    elif isinstance(data, tuple):
+        args, kwargs = data, {}
+    else:
+        args, kwargs = (() if data is None else (data,)), {}
+    try:
+        bound = program.signature.bind(*args, **kwargs)
+    except TypeError as error:
+        came = ", ".join(map(repr, kwargs)) or (f"{len(args)} positional" if args else "no data")
+        raise DataError(
+            f"the data do not fit {program.name}{program.signature}: {error}; the data came as {came}. Pass a dict "
+            "with the argument names as keys, a tuple in their order, or one array"
+        ) from None
+    positional = list(bound.signature.parameters)
+    return tuple((_name(positional, i), a) for i, a in enumerate(args)), kwargs
+
+
+def _name(parameters: list[str], index: int) -> str:
+    return parameters[index] if index < len(parameters) else f"argument {index}"
+
+
+def as_array(name: str, value: Any) -> np.ndarray | None:
+    """``value`` as a checked NumPy array, or None where it is not array-like (scalars, text, functions).
+
+    Raises:
+        DataError: empty, ragged, not numbers, NaN or infinite.
+    """
+    is_array = hasattr(value, "__array__") and not np.isscalar(value)
+    if not is_array and not (isinstance(value, list | tuple) and not isinstance(value, str)):
+        if isinstance(value, float) and not np.isfinite(value):
+            raise DataError(f"{name!r} is {value}: expected a finite number")
+        return None
+    try:
+        array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f"{name!r} is not a rectangular array of numbers: {error} Give all rows the same length, or pad and "
+            "pg.mask them"
+        ) from None
+    if array.dtype.kind not in "bifu":
+        raise DataError(
+            f"{name!r} has dtype {array.dtype}: expected numbers; encode text and categories as integers, and leave "
+            "out columns that are neither"
+        )
+    if array.size == 0:
+        raise DataError(f"{name!r} is empty (shape {array.shape}): expected at least one entry")
+    _check_finite(name, array)
+    return array
+
+
+def _check_finite(name: str, array: np.ndarray) -> None:
+    if array.dtype.kind != "f":
+        return
+    bad = ~np.isfinite(array)
+    if bad.any():
+        where = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise DataError(
+            f"{name!r} has {int(bad.sum())} entries that are NaN or infinite, the first at index {where}: expected "
+            "finite numbers; drop or impute these rows, or leave them out by pg.mask"
+        )

@@ -1,0 +1,280 @@
+"""What an engine may ask of a program bound to data: its sites, densities, and views of them for one algorithm."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from ppl_gen.backends.protocol import Backend, Request, Site, UnsupportedError
+from ppl_gen.checks import check_prototype, explain_failure
+from ppl_gen.enumeration import Factor, Owner, eliminate, factor
+from ppl_gen.layout import Layout
+from ppl_gen.program import Bound, Program
+
+_MAX_JOINT_VALUES = 2**20
+
+
+@runtime_checkable
+class Starts(Protocol):
+    """A model that knows good starting values: constrained, with a leading axis of starts, on the host."""
+
+    def starts(self, data: Mapping[str, Any], num_starts: int, rng: Any) -> dict[str, Any]: ...
+
+
+@runtime_checkable
+class ClosedFormEM(Starts, Protocol):
+    """A model that brings the steps of its expectation-maximisation in closed form.
+
+    ``em_step`` is one E- and M-step on the backend's arrays, for one start: (params, data) -> (new params, log
+    likelihood of the old ones). A model may bring ``em_data``, which turns data into the statistics that its steps use.
+    """
+
+    def em_step(self, params: Mapping[str, Any], data: Mapping[str, Any]) -> tuple[dict[str, Any], Any]: ...
+
+
+@runtime_checkable
+class ClosedForm(Protocol):
+    """A model whose maximum likelihood has a closed form."""
+
+    def closed_form(self, data: Mapping[str, Any]) -> dict[str, Any]: ...
+
+
+class Density(Protocol):
+    """What a kernel sees: an unconstrained log density, batched over chains."""
+
+    @property
+    def dim(self) -> int: ...
+
+    def log_density_and_grad(self, position: Any) -> tuple[Any, Any]: ...
+
+
+@dataclass(frozen=True)
+class _DensityAt:
+    """The density of a target at given data, chains along the leading axis."""
+
+    dim: int
+    batched: Callable[..., tuple[Any, Any]]
+    arrays: Mapping[str, Any]
+
+    def log_density_and_grad(self, position: Any) -> tuple[Any, Any]:
+        return self.batched(position, self.arrays)
+
+
+class Target:
+    """A bound program as engines see it.
+
+    Attributes:
+        sites: of one run of the program on its data, with latents drawn from the prior.
+        layout: of the continuous latents; ``params`` that of the params; ``everything`` both.
+        discrete: latents that are summed out exactly.
+    """
+
+    def __init__(self, bound: Bound):
+        self.bound: Bound = bound
+        self.backend: Backend = bound.backend
+        self.program: Program = bound.program
+        self.arrays = bound.arrays
+        self.sites = self._prototype()
+        continuous = {n: s for n, s in self.sites.items() if s.kind == "latent" and not s.discrete}
+        params = {n: s for n, s in self.sites.items() if s.kind == "param"}
+        self.layout = Layout.of(self.backend, continuous)
+        self.params = Layout.of(self.backend, params)
+        self.everything = Layout(self.layout.sites + self.params.sites)
+        self.discrete = {n: s for n, s in self.sites.items() if s.kind == "latent" and s.discrete}
+        self.observed = tuple(n for n, s in self.sites.items() if s.kind == "observed")
+        self.subsampled = tuple(n for n, s in self.sites.items() if s.kind == "plate")
+        self.num_plates = max((len(s.batch_shape) for s in self.sites.values()), default=0)
+        self.enumerated = {n: -1 - self.num_plates - i for i, n in enumerate(self.discrete)}
+
+    def _prototype(self) -> dict[str, Site]:
+        try:
+            sites = self.backend.trace(
+                lambda: self.bound.model(self.arrays), Request(key=self.backend.key(0), check=True)
+            )
+        except Exception as error:
+            raise explain_failure(error, self.bound) from error
+        check_prototype(sites, self.bound)
+        return sites
+
+    # Running the program -----------------------------------------------------------------------------------
+
+    def trace(self, arrays: Mapping[str, Any], **request: Any) -> dict[str, Site]:
+        """Run the model once; see :class:`Request`."""
+        return self.backend.trace(lambda: self.bound.model(arrays), Request(**request))
+
+    def trace_guide(self, guide: Callable[[Any], Any], arrays: Mapping[str, Any], **request: Any) -> dict[str, Site]:
+        """Run a guide once."""
+        return self.backend.trace(lambda: guide(arrays), Request(**request))
+
+    def _run(self, u: Any, arrays: Mapping[str, Any]) -> dict[str, Site]:
+        return self.trace(arrays, unconstrained=self.everything.split(u), enumerated=self.enumerated)
+
+    def terms(self, sites: Mapping[str, Site], names: Callable[[Site], bool]) -> list[Factor]:
+        """Log factors of the sites that ``names`` picks, discrete latents summed out."""
+        return eliminate(self.backend.xp, self.factors(sites, names), self.owners(sites))
+
+    def factors(self, sites: Mapping[str, Site], names: Callable[[Site], bool]) -> list[Factor]:
+        """Log factors of the sites that ``names`` picks."""
+        return [factor(s, self.num_plates) for s in sites.values() if s.log_prob is not None and names(s)]
+
+    def owners(self, sites: Mapping[str, Site]) -> dict[int, Owner]:
+        """Enumerated variable -> where its site stands."""
+        own = {dim: factor(sites[n], self.num_plates) for n, dim in self.enumerated.items()}
+        return {dim: Owner(f.ordinal, f.scale) for dim, f in own.items()}
+
+    def _total(self, sites: Mapping[str, Site], names: Callable[[Site], bool]) -> Any:
+        xp = self.backend.xp
+        return sum((xp.sum(f.tensor) for f in self.terms(sites, names)), start=xp.zeros(()))
+
+    # Densities, at a vector u of ``everything`` ---------------------------------------------------------------
+
+    def log_joint(self, u: Any, arrays: Mapping[str, Any]) -> Any:
+        """log p(data, latents) on the constrained space, discrete latents summed out; scalar."""
+        return self._total(self._run(u, arrays), lambda s: True)
+
+    def log_likelihood(self, u: Any, arrays: Mapping[str, Any]) -> Any:
+        """log p(data | continuous latents), discrete latents summed out; scalar."""
+        return self._total(self._run(u, arrays), _is_likelihood)
+
+    def log_density(self, u: Any, arrays: Mapping[str, Any]) -> Any:
+        """log p(data, latents) + log |d latents / d u|: the density of u itself; scalar."""
+        xp, sites = self.backend.xp, self._run(u, arrays)
+        jacobian = sum((xp.sum(sites[n].log_det) for n in self.layout.names), start=xp.zeros(()))
+        return self._total(sites, lambda s: True) + jacobian
+
+    def describe(self, values: Mapping[str, Any], arrays: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+        """Latents, params and deterministics at constrained ``values``, and log p(data, latents) there."""
+        sites = self.trace(arrays, values=values, enumerated=self.enumerated)
+        return self._values(sites), self._total(sites, lambda s: True)
+
+    def pointwise(self, values: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, Any]:
+        """log p(datum | continuous latents) for each observed site, one number a row of its plates.
+
+        Sites that share a discrete latent have no separate terms: they come together as "a+b".
+        """
+        sites = self.trace(arrays, values=values, enumerated=self.enumerated)
+        tables = self.terms(sites, lambda s: s.kind == "observed" or s.name in self.discrete)
+        named = (("+".join(n for n in f.sites if n in self.observed), f.tensor) for f in tables)
+        return {name: self._rows(tensor) for name, tensor in named if name}
+
+    def _rows(self, tensor: Any) -> Any:
+        """Without the enumeration dimensions, which are of size 1 by now."""
+        shape = tuple(tensor.shape)
+        return tensor.reshape(shape[max(len(shape) - self.num_plates, 0) :])
+
+    def constrain(self, u: Any, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        """Constrained values of latents, params and deterministics at u.
+
+        Deterministics that depend on a discrete latent have no one value and are left out.
+        """
+        return self._values(self._run(u, arrays))
+
+    def _values(self, sites: Mapping[str, Site]) -> dict[str, Any]:
+        values = {n: sites[n].value for n in self.everything.names}
+        for name, site in sites.items():
+            if site.kind == "deterministic" and tuple(site.value.shape) == tuple(self.sites[name].value.shape):
+                values[name] = site.value
+        return values
+
+    def unconstrain(self, values: Mapping[str, Any], layout: Layout, arrays: Mapping[str, Any]) -> Any:
+        """The vector of ``layout`` at constrained ``values``."""
+        given = {**{n: self.sites[n].value for n in self.everything.names}, **values}
+        sites = self.trace(arrays, values=given, key=self.backend.key(0))
+        parts = {n: self.backend.bijection(sites[n].constraint).inverse(given[n]) for n in layout.names}
+        return layout.join(self.backend.xp, parts)
+
+    # Compiled once --------------------------------------------------------------------------------------------
+
+    def compiled(self, name: Any, build: Callable[[], Any]) -> Any:
+        """What ``build`` makes; made once for each program, shape, backend and ``name``."""
+        table = self.program.compiled
+        key = (self.bound.key, name)
+        if key not in table:
+            table[key] = build()
+        return table[key]
+
+    def batched_density(self) -> Callable[..., tuple[Any, Any]]:
+        """``(positions (chains, dim), arrays) -> (log density (chains,), gradient (chains, dim))``, uncompiled."""
+        return self.backend.vmap(self.backend.value_and_grad(self.log_density), in_axes=(0, None))
+
+    def value_and_grad(self, *, calls: int = 1) -> Callable[..., tuple[Any, Any]]:
+        """The same, compiled."""
+        build = functools.partial(self.backend.compile, self.batched_density(), calls=calls)
+        return self.compiled(("value_and_grad", calls), build)
+
+    def density(self, arrays: Mapping[str, Any]) -> Density:
+        """The density at ``arrays`` as kernels see it; for use inside a compiled step."""
+        return _DensityAt(self.layout.dim, self.batched_density(), arrays)
+
+    # What the program can do ----------------------------------------------------------------------------------
+
+    def require_gradient(self, engine: str) -> None:
+        """A continuous posterior with all of its discrete latents summed out.
+
+        Raises:
+            UnsupportedError: naming what stands against it and the engines that would work.
+        """
+        self.require_enumeration(engine)
+        if self.params.names:
+            raise UnsupportedError(
+                f"{engine} draws from a posterior, and {_listed(self.params.names)} of {self.program.name} are "
+                "learnable "
+                "params without a prior, which it would leave at their start: declare them by pg.sample with a prior, "
+                "or use engine='svi', 'map' or 'em'"
+            )
+        if not self.layout.dim:
+            raise UnsupportedError(
+                f"{engine} moves continuous latents, and {self.program.name} has none"
+                + (f" (only discrete: {_listed(self.discrete)}); use engine='em'" if self.discrete else "")
+            )
+        self.require_full_data(engine)
+
+    def require_enumeration(self, engine: str) -> None:
+        """Discrete latents that can be summed out."""
+        endless = [n for n, s in self.discrete.items() if s.cardinality is None]
+        if endless:
+            raise UnsupportedError(
+                f"{engine} needs gradients, and the discrete latents {_listed(endless)} of {self.program.name} have no "
+                "finite set of values to sum over: bound them (Categorical, Binomial, DiscreteUniform), or sum them "
+                "out by hand with pg.factor"
+            )
+        for s in self.discrete.values():
+            _require_plates(s, engine)
+        joint = 1
+        for s in self.discrete.values():
+            joint *= s.cardinality or 1
+        if joint > _MAX_JOINT_VALUES or len(self.discrete) + self.num_plates > 25:
+            raise UnsupportedError(
+                f"{engine} sums out the {len(self.discrete)} discrete latents of {self.program.name}, which "
+                f"have {joint} "
+                "joint values: put them in a plate so that they are summed one by one, or write a chain of them with "
+                "xp.scan and pg.factor (the forward algorithm)"
+            )
+
+    def require_full_data(self, engine: str) -> None:
+        """No subsampling: exact engines need every row."""
+        if self.subsampled:
+            raise UnsupportedError(
+                f"{engine} needs every row, and {_listed(self.subsampled)} of {self.program.name} is subsampled: leave "
+                "out subsample_size, or use engine='svi'"
+            )
+
+
+def _require_plates(site: Site, engine: str) -> None:
+    """Rows of a discrete latent are summed over one by one, which only a plate allows."""
+    rows = {d for d in range(-len(site.batch_shape), 0) if site.batch_shape[d] > 1}
+    if rows - {p.dim for p in site.plates}:
+        raise UnsupportedError(
+            f"{engine} sums out the discrete latent {site.name!r}, which has batch shape {tuple(site.batch_shape)} and "
+            "no plate that says its rows are independent: draw it under pg.plate"
+        )
+
+
+def _is_likelihood(site: Site) -> bool:
+    return site.kind in ("observed", "factor") or site.discrete
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(map(repr, names))
