@@ -1,0 +1,86 @@
+"""The one loop: chunks of compiled steps, progress, thinning, moving reports to the host, stopping."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+Report = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Driver:
+    """Runs an algorithm that is given as ``advance(state, start, num_steps) -> (state, report)``.
+
+    Attributes:
+        to_numpy: moves a tree of the backend's arrays to the host.
+        progress: show a bar on what takes more than two seconds.
+    """
+
+    to_numpy: Callable[[Any], Any]
+    progress: bool = True
+
+    def run(
+        self,
+        advance: Callable[[Any, int, int], tuple[Any, Any]],
+        state: Any,
+        num_steps: int,
+        *,
+        label: str,
+        chunk: int,
+        thinning: int = 1,
+        keep: bool = True,
+        stop: Callable[[Any, Any, Report], str | None] = lambda before, after, report: None,
+        describe: Callable[[Report], str] = lambda report: "",
+    ) -> tuple[Any, Report, str | None]:
+        """Advance ``state`` by ``num_steps`` in chunks.
+
+        Args:
+            chunk: steps at most in one compiled call; all calls but the last have the same length.
+            thinning: every how many-th step is kept.
+            keep: False drops the reports (warm-up).
+            stop: called after each chunk with the states before and after it; a reason ends the run.
+            describe: what the bar says of the last chunk.
+
+        Returns:
+            the last state; the kept reports, name -> (kept steps, ...); why it stopped early, or None.
+        """
+        size = _chunk(num_steps, chunk)
+        kept: list[Report] = []
+        reason, done = None, 0
+        with tqdm(total=num_steps, desc=label, delay=2.0, disable=not self.progress, leave=False) as bar:
+            while done < num_steps and reason is None:
+                count = min(size, num_steps - done)
+                before = state
+                state, report = advance(state, done, count)
+                report = self.to_numpy(report)
+                reason = stop(before, state, report)
+                if keep:
+                    kept.append({k: v[_first(done, thinning) :: thinning] for k, v in report.items()})
+                done += count
+                bar.update(count)
+                bar.set_postfix_str(describe(report), refresh=False)
+        return state, _join(kept), reason
+
+
+def _first(done: int, thinning: int) -> int:
+    """Index in the chunk of the first step whose number is a multiple of ``thinning``."""
+    return (thinning - 1 - done) % thinning
+
+
+def _chunk(num_steps: int, most: int) -> int:
+    """The largest divisor of ``num_steps`` up to ``most``, so that one compiled length serves; ``most`` if small."""
+    if num_steps <= most:
+        return max(num_steps, 1)
+    best = max(d for d in range(1, most + 1) if num_steps % d == 0)
+    return best if best >= most // 4 else most
+
+
+def _join(reports: list[Report]) -> Report:
+    if not reports:
+        return {}
+    return {k: np.concatenate([r[k] for r in reports]) for k in reports[0]}

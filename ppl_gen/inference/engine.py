@@ -1,0 +1,152 @@
+"""What an engine is, how one is found by name, and what it hands back."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ppl_gen.inference.driver import Driver
+from ppl_gen.target import Target
+
+_engines: dict[str, type[Engine]] = {}
+
+
+@dataclass
+class Outcome:
+    """What an engine hands back, as NumPy arrays.
+
+    Attributes:
+        positions: unconstrained draws (chain, draw, dim) of a sampler; the caller constrains them.
+        draws: constrained draws, name -> (chain, draw, ...), where the engine makes them itself.
+        stats: sample statistics, name -> (chain, draw).
+        params: learned parameters or the point estimate, name -> constrained value.
+        history: name -> one number an iteration.
+        exact: False where the draws are of an approximation.
+    """
+
+    positions: np.ndarray | None = None
+    draws: dict[str, np.ndarray] = field(default_factory=dict)
+    stats: dict[str, np.ndarray] = field(default_factory=dict)
+    params: dict[str, np.ndarray] = field(default_factory=dict)
+    history: dict[str, np.ndarray] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    attrs: dict[str, Any] = field(default_factory=dict)
+    exact: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """Hyperparameters of an algorithm, checked when made.
+
+    A new engine is a subclass in a file of its own in this folder, with a ``name``, what it ``needs`` in words,
+    ``check`` (raise before work starts) and ``run``. No list is edited.
+    """
+
+    name: ClassVar[str] = ""
+    needs: ClassVar[str] = ""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.__dict__.get("name"):
+            _engines[cls.name] = cls
+
+    def check(self, target: Target) -> None:
+        """Raise UnsupportedError where the program lacks what the engine needs."""
+
+    def run(self, target: Target, driver: Driver, seed: int) -> Outcome:
+        """Do the work."""
+        raise TypeError(f"{type(self).__name__} defines no run")
+
+
+def engines() -> dict[str, str]:
+    """Name of every engine -> what it needs and does."""
+    _load_all()
+    return {name: f"{cls.needs}: {_first_line(cls)}" for name, cls in sorted(_engines.items())}
+
+
+def _first_line(cls: type) -> str:
+    return (inspect.getdoc(cls) or "").splitlines()[0]
+
+
+def _load_all() -> None:
+    import ppl_gen.inference as package
+
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+
+
+def resolve(engine: str | Engine, options: Mapping[str, Any]) -> Engine:
+    """The engine of a name and options, or the object itself.
+
+    Raises:
+        ValueError: unknown name or option, with close matches.
+        TypeError: options beside an engine object, or something that is no engine.
+    """
+    _load_all()
+    if isinstance(engine, Engine):
+        if options:
+            raise TypeError(
+                f"options {_listed(options)} came beside an engine object, which holds its own: write "
+                f"{type(engine).__name__}({', '.join(f'{k}=...' for k in options)})"
+            )
+        return engine
+    if isinstance(engine, type) and issubclass(engine, Engine):
+        raise TypeError(
+            f"engine must be a name or an engine object, got the class {engine.__name__}: {engine.__name__}()"
+        )
+    if not isinstance(engine, str):
+        raise TypeError(f"engine must be a name or an engine object, got {type(engine).__name__}")
+    if engine not in _engines:
+        raise ValueError(f"unknown engine {engine!r}{_close(engine, _engines)}: expected one of {_listed(_engines)}")
+    known = [f.name for f in fields(_engines[engine])]
+    for name in options:
+        if name not in known:
+            raise ValueError(f"{engine!r} has no option {name!r}{_close(name, known)}: expected among {_listed(known)}")
+    return _engines[engine](**options)
+
+
+def _close(name: str, known: Any) -> str:
+    near = difflib.get_close_matches(name.lower(), list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(map(repr, sorted(names)))
+
+
+def positive(engine: Engine, *names: str) -> None:
+    """Each named option is a whole number of at least 1."""
+    for name in names:
+        value = getattr(engine, name)
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
+def not_negative(engine: Engine, *names: str) -> None:
+    """Each named option is a whole number of at least 0."""
+    for name in names:
+        value = getattr(engine, name)
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
+            raise ValueError(f"{name} must be a whole number of at least 0, got {value!r}")
+
+
+def between(engine: Engine, low: float, high: float, *names: str) -> None:
+    """Each named option is a number strictly between ``low`` and ``high``."""
+    for name in names:
+        value = getattr(engine, name)
+        if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not low < value < high:
+            raise ValueError(f"{name} must be a number between {low} and {high} (exclusive), got {value!r}")
+
+
+def one_of(engine: Engine, name: str, choices: tuple[Any, ...]) -> None:
+    """The named option is one of ``choices``."""
+    value = getattr(engine, name)
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")

@@ -1,0 +1,138 @@
+"""HMC and NUTS: the backend's own kernels, on our compiled density."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ppl_gen.inference.driver import Driver
+from ppl_gen.inference.engine import Engine, Outcome, between, not_negative, positive
+from ppl_gen.inference.starts import check_init, starts
+from ppl_gen.target import Target
+
+# Gradients that a transition is expected to take, to decide whether compiling repays.
+_GRADIENTS_PER_STEP = 10
+_CHUNK = 250
+
+
+@dataclass(frozen=True, kw_only=True)
+class HMC(Engine):
+    """Hamiltonian Monte Carlo with a fixed trajectory length (Duane et al. 1987; Neal 2011).
+
+    Attributes:
+        num_warmup, num_samples: transitions per chain, adapting and kept.
+        num_chains: run together on NumPyro, in turn on Pyro.
+        thinning: every how many-th sample is kept.
+        target_accept_prob: that dual averaging steers the step size to.
+        dense_mass: adapt a full mass matrix rather than a diagonal.
+        trajectory_length: in unconstrained units.
+        step_size: the first one.
+        init: site -> starting value, constrained.
+    """
+
+    name: ClassVar[str] = "hmc"
+    needs: ClassVar[str] = "continuous latents"
+    algorithm: ClassVar[str] = "HMC"
+
+    num_warmup: int = 1000
+    num_samples: int = 1000
+    num_chains: int = 4
+    thinning: int = 1
+    target_accept_prob: float = 0.8
+    dense_mass: bool = False
+    trajectory_length: float = 2 * math.pi
+    step_size: float = 1.0
+    init: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        positive(self, "num_samples", "num_chains", "thinning")
+        not_negative(self, "num_warmup")
+        between(self, 0, 1, "target_accept_prob")
+        between(self, 0, math.inf, "step_size", "trajectory_length")
+        if self.thinning > self.num_samples:
+            raise ValueError(f"thinning {self.thinning} leaves none of the {self.num_samples} samples")
+
+    def check(self, target: Target) -> None:
+        target.require_gradient(self.name)
+        check_init(target, self.init, target.layout)
+
+    def _options(self) -> dict[str, Any]:
+        return {"trajectory_length": self.trajectory_length}
+
+    def run(self, target: Target, driver: Driver, seed: int) -> Outcome:
+        positions = starts(target, self.num_chains, seed, self.init)
+        chains = self._chains(target)
+        state = chains.init(positions, seed, target.arrays)
+
+        def advance(state: Any, start: int, count: int) -> tuple[Any, Any]:
+            return chains.advance(state, count, target.arrays)
+
+        chunk = min(_CHUNK, math.gcd(self.num_warmup, self.num_samples) or _CHUNK)
+        chunk = chunk if chunk >= 25 else _CHUNK
+        state, _, _ = driver.run(
+            advance, state, self.num_warmup, label=f"{self.name} warm-up", chunk=chunk, keep=False
+        )
+        _, report, _ = driver.run(
+            advance, state, self.num_samples, label=self.name, chunk=chunk, thinning=self.thinning, describe=_describe
+        )
+        return outcome(report)
+
+    def _chains(self, target: Target) -> Any:
+        calls = (self.num_warmup + self.num_samples) * self.num_chains * _GRADIENTS_PER_STEP
+        options = {
+            "algorithm": self.algorithm,
+            "num_warmup": self.num_warmup,
+            "calls": calls,
+            "step_size": self.step_size,
+            "target_accept_prob": self.target_accept_prob,
+            "dense_mass": self.dense_mass,
+            **self._options(),
+        }
+
+        def potential(u: Any, arrays: Any) -> Any:
+            return -target.log_density(u, arrays)
+
+        key = (self.name, tuple(sorted(options.items())))
+        return target.compiled(key, lambda: target.backend.hmc(potential, **options))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NUTS(HMC):
+    """The no-U-turn sampler, which finds its trajectory length (Hoffman & Gelman 2014; Betancourt 2017).
+
+    Attributes:
+        max_tree_depth: trajectories have at most 2 ** max_tree_depth - 1 steps.
+    """
+
+    name: ClassVar[str] = "nuts"
+    algorithm: ClassVar[str] = "NUTS"
+    max_tree_depth: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "max_tree_depth")
+
+    def _options(self) -> dict[str, Any]:
+        return {"max_tree_depth": self.max_tree_depth}
+
+    def run(self, target: Target, driver: Driver, seed: int) -> Outcome:
+        result = super().run(target, driver, seed)
+        depth = np.ceil(np.log2(result.stats["n_steps"] + 1)).astype(np.int64)
+        result.stats["tree_depth"] = depth
+        result.stats["reached_max_treedepth"] = depth >= self.max_tree_depth
+        return result
+
+
+def outcome(report: Mapping[str, np.ndarray]) -> Outcome:
+    """Reports (draw, chain, ...) as an outcome (chain, draw, ...)."""
+    stats = {name: np.swapaxes(np.asarray(x), 0, 1) for name, x in report.items()}
+    positions = stats.pop("position")
+    return Outcome(positions=positions, stats=stats)
+
+
+def _describe(report: Mapping[str, np.ndarray]) -> str:
+    return f"divergences {int(report['diverging'].sum())}, acceptance {report['acceptance_rate'].mean():.2f}"

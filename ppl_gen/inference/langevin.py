@@ -1,0 +1,74 @@
+"""The Langevin proposal, shared by its adjusted and unadjusted samplers."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from ppl_gen.target import Density
+
+
+class State(NamedTuple):
+    """Carried from step to step; chains along the leading axis.
+
+    Attributes:
+        position: (chains, dim), unconstrained.
+        log_density: (chains,).
+        gradient: of the log density, (chains, dim).
+        step_size: scalar.
+        scale: preconditioner S with S S^T a covariance: (dim,) of a diagonal, or (dim, dim) lower triangular.
+    """
+
+    position: Any
+    log_density: Any
+    gradient: Any
+    step_size: Any
+    scale: Any
+
+
+class Info(NamedTuple):
+    """Reported of each step, all (chains,) but the step size."""
+
+    acceptance_rate: Any
+    energy_error: Any
+    diverging: Any
+
+
+def init(target: Density, position: Any, step_size: Any, scale: Any) -> State:
+    """The state of chains at ``position``."""
+    return State(position, *target.log_density_and_grad(position), step_size, scale)
+
+
+def noise(num_chains: int, dim: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """What randomness one step takes."""
+    return {"normal": ("normal", (num_chains, dim)), "uniform": ("uniform", (num_chains,))}
+
+
+def propose(xp: Any, target: Density, state: State, xi: Any) -> tuple[State, Any]:
+    """x' = x + h^2/2 S S^T grad log p(x) + h S xi, and the log of its Metropolis-Hastings ratio.
+
+    With the reverse noise xi' = -(xi + h/2 S^T (g + g')), q(x | x') / q(x' | x) = exp((|xi|^2 - |xi'|^2) / 2), so
+    that S is never inverted (Roberts & Tweedie 1996; Titsias 2023 for the preconditioned form).
+    """
+    h = state.step_size
+    drift = _transposed(state.scale, state.gradient)
+    position = state.position + h * _times(state.scale, xi + 0.5 * h * drift)
+    log_density, gradient = target.log_density_and_grad(position)
+    back = xi + 0.5 * h * (drift + _transposed(state.scale, gradient))
+    log_ratio = log_density - state.log_density + 0.5 * xp.sum(xi * xi - back * back, axis=-1)
+    log_ratio = xp.where(xp.isnan(log_ratio), -xp.inf, log_ratio)
+    return State(position, log_density, gradient, h, state.scale), log_ratio
+
+
+def _times(scale: Any, v: Any) -> Any:
+    """S v for each row of v."""
+    return v @ scale.T if scale.ndim == 2 else v * scale
+
+
+def _transposed(scale: Any, v: Any) -> Any:
+    """S^T v for each row of v."""
+    return v @ scale if scale.ndim == 2 else v * scale
+
+
+def info(xp: Any, log_ratio: Any) -> Info:
+    """What a step with this log ratio reports; it diverged where the ratio is below exp(-1000)."""
+    return Info(xp.exp(xp.minimum(log_ratio, 0.0)), -log_ratio, log_ratio < -1000.0)

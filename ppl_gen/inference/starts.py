@@ -1,0 +1,131 @@
+"""Starting points of chains and optimisers: uniform in unconstrained space, a user's values, and fall-backs."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ppl_gen.checks import ProgramError, name_bad_sites
+from ppl_gen.layout import Layout
+from ppl_gen.target import Starts, Target
+
+_RADIUS = 2.0
+_TRIES = 30
+
+
+def check_init(target: Target, init: Mapping[str, Any] | None, layout: Layout) -> dict[str, np.ndarray]:
+    """A user's starting values, constrained.
+
+    Raises:
+        ValueError: unknown site, wrong shape, not finite.
+    """
+    if init is not None and not isinstance(init, Mapping):
+        raise TypeError(f"init must be a dict of site names and values, got {type(init).__name__}")
+    given = {}
+    shapes = {name: shape for name, _, shape in layout.sites}
+    for name, value in (init or {}).items():
+        if name not in shapes:
+            near = difflib.get_close_matches(name, shapes, n=1)
+            meant = f" (did you mean {near[0]!r}?)" if near else ""
+            raise ValueError(f"init names {name!r}, which is no continuous site{meant}: expected among {list(shapes)}")
+        value = _numbers(name, value)
+        if not np.isfinite(value).all():
+            raise ValueError(f"init of {name!r} is not finite: {value.tolist()}")
+        try:
+            given[name] = np.array(np.broadcast_to(value, shapes[name]))
+        except ValueError:
+            raise ValueError(f"init of {name!r} has shape {value.shape}: expected {shapes[name]}") from None
+    return given
+
+
+def _numbers(name: str, value: Any) -> np.ndarray:
+    try:
+        return np.asarray(value, dtype=float)
+    except (TypeError, ValueError):
+        raise ValueError(f"init of {name!r} is {value!r}: expected a number or an array of numbers") from None
+
+
+def starts(target: Target, num_chains: int, seed: int, init: Mapping[str, Any] | None = None) -> Any:
+    """Starting positions (chains, dim) with finite log density and gradient, on the device.
+
+    Sites that ``init`` names start there; the others uniformly in (-2, 2) of their unconstrained coordinates; where
+    30 such tries fail for a chain, ever nearer to zero, which is the middle of a support.
+
+    Raises:
+        ProgramError: no such point was found; names the sites at fault.
+    """
+    layout, backend = target.layout, target.backend
+    given = check_init(target, init, layout)
+    fixed = _preferred(target, num_chains, seed, given, layout)
+    rng = np.random.default_rng(seed)
+    evaluate = target.value_and_grad()
+    found = np.full((num_chains, layout.dim), np.nan)
+    for attempt in range(_TRIES):
+        radius = _RADIUS * (1.0 if attempt < _TRIES // 2 else 1.0 - (attempt - _TRIES // 2 + 1) / (_TRIES // 2))
+        if attempt == _TRIES // 2:  # a model's own starts have failed: from here only what the user gave
+            fixed = _fixed(target, given, layout)
+        tried = np.where(np.isnan(fixed), rng.uniform(-radius, radius, found.shape), fixed)
+        value, gradient = backend.to_numpy(evaluate(backend.asarray(tried), target.arrays))
+        good = np.isfinite(value) & np.isfinite(gradient).all(1) & np.isnan(found[:, 0])
+        found[good] = tried[good]
+        if not np.isnan(found).any():
+            return backend.asarray(found)
+    raise _hopeless(target, tried[np.isnan(found[:, 0])][0], given)
+
+
+def positions(target: Target, num_starts: int, seed: int, init: Mapping[str, Any] | None, layout: Layout) -> Any:
+    """Starts (num_starts, dim) of an optimiser: params where they are declared, ``init`` where it is given.
+
+    The latents are uniform in (-2, 2); params of restarts after the first are jittered by a standard normal.
+    """
+    given = check_init(target, init, layout)
+    rng = np.random.default_rng(seed)
+    drawn = rng.uniform(-_RADIUS, _RADIUS, (num_starts, layout.dim))
+    declared = _fixed(target, {n: target.backend.to_numpy(target.sites[n].value) for n in target.params.names}, layout)
+    jitter = rng.standard_normal(drawn.shape) * (np.arange(num_starts) > 0)[:, None]
+    drawn = np.where(np.isnan(declared), drawn, declared + jitter)
+    fixed = _preferred(target, num_starts, seed, given, layout)
+    return target.backend.asarray(np.where(np.isnan(fixed), drawn, fixed))
+
+
+def _preferred(target: Target, count: int, seed: int, given: Mapping[str, Any], layout: Layout) -> np.ndarray:
+    """Where the user or else the model says to start (count, dim), NaN where neither does."""
+    model = target.program.model
+    if not isinstance(model, Starts):
+        return np.tile(_fixed(target, given, layout), (count, 1))
+    drawn = model.starts(target.bound.host, count, np.random.default_rng(seed))
+    rows = [{**{n: v[i] for n, v in drawn.items() if n in layout.names}, **given} for i in range(count)]
+    return np.stack([_fixed(target, row, layout) for row in rows])
+
+
+def _fixed(target: Target, given: Mapping[str, np.ndarray], layout: Layout) -> np.ndarray:
+    """The unconstrained vector of the given values, NaN where nothing is given."""
+    if not given:
+        return np.full(layout.dim, np.nan)
+    backend = target.backend
+    on_device = {n: backend.asarray(v) for n, v in given.items()}
+    u = backend.to_numpy(target.unconstrain(on_device, layout, target.arrays))
+    names = np.array([layout.label(i) for i in range(layout.dim)])
+    inside = np.isin(names, list(given))
+    if not np.isfinite(u[inside]).all():
+        bad = sorted(map(str, set(names[inside & ~np.isfinite(u)])))
+        came = ", ".join(f"{n!r} ({given[n].tolist()}, support {target.sites[n].constraint})" for n in bad)
+        raise ValueError(f"init of {came} is outside or on the edge of its support: expected a point inside")
+    return np.where(inside, u, np.nan)
+
+
+def _hopeless(target: Target, u: np.ndarray, given: Mapping[str, Any]) -> ProgramError:
+    backend = target.backend
+    values = target.constrain(backend.asarray(u), target.arrays)
+    at = {n: np.round(np.asarray(backend.to_numpy(values[n])), 3).tolist() for n in target.layout.names}
+    bad = name_bad_sites(target, {n: values[n] for n in target.layout.names}, target.arrays)
+    start = "the given init and uniform starts" if given else "uniform starts in (-2, 2) and ever nearer to zero"
+    return ProgramError(
+        f"{target.program.name} has no finite log density at any of {_TRIES} starting points ({start}, unconstrained); "
+        f"at the last, {at}, not finite: {', '.join(bad) or 'the gradient'}. Check the data and priors of these "
+        "sites, or "
+        "pass init={site: value} with a point where the density is finite"
+    )
