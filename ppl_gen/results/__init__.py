@@ -1,0 +1,1 @@
+"""Results: ArviZ conversion, saving and loading, reports and their pictures."""

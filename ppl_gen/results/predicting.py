@@ -1,0 +1,165 @@
+"""New data and densities from draws: the program run again, once for each draw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ppl_gen.checks import ProgramError
+from ppl_gen.target import Target
+
+Draws = Mapping[str, np.ndarray]
+
+
+def constrain(target: Target, positions: np.ndarray) -> dict[str, np.ndarray]:
+    """Unconstrained positions (chain, draw, dim) -> latents and deterministics, name -> (chain, draw, ...)."""
+    mapped = target.compiled(
+        "constrain",
+        lambda: target.backend.map_draws(lambda u, key, arrays: target.constrain(u, arrays), batch_size=4096),
+    )
+    flat = target.backend.from_numpy(positions.reshape(-1, positions.shape[-1]))
+    values = target.backend.to_numpy(mapped(flat, 0, target.arrays))
+    return {n: np.asarray(v).reshape(*positions.shape[:2], *v.shape[1:]) for n, v in values.items()}
+
+
+def _values(target: Target, posterior: Draws, params: Draws) -> dict[str, np.ndarray]:
+    """Values of the program's continuous latents and params, name -> (draws, ...); fixed params are repeated.
+
+    Raises:
+        ProgramError: a latent whose shape grows with the data.
+    """
+    flat = {n: x.reshape(-1, *x.shape[2:]) for n, x in posterior.items() if n in target.everything.names}
+    count = next((len(x) for x in flat.values()), 1)
+    for name in target.params.names:
+        if name in params and name not in flat:
+            flat[name] = np.broadcast_to(params[name], (count, *np.shape(params[name])))
+    for name, _, shape in target.everything.sites:
+        if name in flat and flat[name].shape[1:] != shape:
+            raise ProgramError(
+                f"latent {name!r} was inferred with shape {flat[name].shape[1:]}, and these data ask for "
+                f"{shape}: it belongs "
+                "to single data, so that other data have no draws of it. Pass data of the fitted shape, or write the "
+                "program with this latent summed out"
+            )
+    return flat
+
+
+def _run(target: Target, name: str, f: Callable[..., Any], values: Any, seed: int, random: bool) -> Any:
+    mapped = target.compiled((name, tuple(values)), lambda: target.backend.map_draws(f, random=random, batch_size=256))
+    on_device = target.backend.from_numpy({n: np.ascontiguousarray(v) for n, v in values.items()})
+    if not on_device:  # nothing to condition on: one row stands for the draw
+        on_device = {"": target.backend.asarray(np.zeros(1))}
+    return target.backend.to_numpy(mapped(on_device, seed, target.arrays))
+
+
+def log_likelihood(target: Target, posterior: Draws, params: Draws) -> dict[str, np.ndarray]:
+    """name -> (chain, draw, *plates)."""
+
+    def pointwise(values: Any, key: Any, arrays: Any) -> Any:
+        return target.pointwise({n: v for n, v in values.items() if n}, arrays)
+
+    values = _values(target, posterior, params)
+    missing = [n for n in target.layout.names if n not in values]
+    if missing or not target.observed:
+        return {}
+    lead = next((x.shape[:2] for x in posterior.values()), (1, 1))
+    terms = _run(target, "pointwise", pointwise, values, 0, False)
+    return {n: np.asarray(x).reshape(*lead, *x.shape[1:]) for n, x in terms.items()}
+
+
+def log_prob(target: Target, posterior: Draws, params: Draws) -> np.ndarray:
+    """log mean over draws of p(datum | draw), for each datum; sites in the same plates are added."""
+    terms = log_likelihood(target, posterior, params)
+    if not terms:
+        missing = [n for n in target.layout.names if n not in posterior and n not in params]
+        raise ProgramError(
+            "log_prob needs observed sites and a value of every continuous latent; in these data "
+            f"{target.program.name} {_left_open(missing)}: pass the observations with the other data, as in infer"
+        )
+    flat = [x.reshape(-1, *x.shape[2:]) for x in terms.values()]
+    if len({x.shape for x in flat}) > 1:
+        total = sum(x.reshape(len(x), -1).sum(1) for x in flat)
+    else:
+        total = sum(flat)
+    top = total.max(0)
+    return top + np.log(np.exp(total - top).mean(0))
+
+
+def _left_open(missing: list[str]) -> str:
+    return f"has no value of {', '.join(map(repr, missing))}" if missing else "observes nothing"
+
+
+def predict(
+    target: Target, posterior: Draws, params: Draws, num_samples: int | None, seed: int
+) -> dict[str, np.ndarray]:
+    """Observed sites drawn anew, name -> (chain, draw, ...)."""
+    if num_samples is not None:
+        posterior = {n: _spread(x, num_samples) for n, x in posterior.items()}
+    lead = next((x.shape[:2] for x in posterior.values()), (1, 1))
+    drawn = _draw(target, _values(target, posterior, params), seed)
+    return {n: np.asarray(x).reshape(*lead, *x.shape[1:]) for n, x in drawn.items()}
+
+
+def _spread(x: np.ndarray, num_samples: int) -> np.ndarray:
+    """About ``num_samples`` draws in all, the same number from each chain, evenly spread."""
+    per_chain = min(x.shape[1], max(1, num_samples // x.shape[0]))
+    return x[:, np.linspace(0, x.shape[1] - 1, per_chain).astype(int)]
+
+
+def _draw(target: Target, values: Any, seed: int) -> dict[str, np.ndarray]:
+    def simulate(values: Any, key: Any, arrays: Any) -> Any:
+        given = {n: v for n, v in values.items() if n}
+        sites = target.trace(arrays, values=given, hide_observed=True, key=key)
+        return {n: sites[n].value for n in target.observed}
+
+    if not target.observed:
+        raise ProgramError(
+            f"{target.program.name} observes nothing: pass data with its observations, which predict and sample "
+            "draw anew"
+        )
+    _refuse_flat(target, values)
+    return _run(target, "simulate", simulate, values, seed, True)
+
+
+def _refuse_flat(target: Target, values: Draws) -> None:
+    flat = [n for n, s in target.sites.items() if s.improper and s.kind == "latent" and n not in values]
+    if flat:
+        raise ProgramError(
+            f"{', '.join(map(repr, flat))} of {target.program.name} has a flat prior, which has no draws, and "
+            "the run holds "
+            "no value of it: give it a proper prior, or run an engine that infers it"
+        )
+
+
+def sample(target: Target, posterior: Draws, params: Draws, n: int, seed: int) -> Any:
+    """n data sets, each from a random draw of the posterior."""
+    values = _values(target, posterior, params)
+    drawn = _draw(target, _chosen(values, n, seed), seed)
+    return drawn[target.observed[0]] if len(target.observed) == 1 else drawn
+
+
+def _chosen(values: Draws, n: int, seed: int) -> dict[str, np.ndarray]:
+    count = next((len(x) for x in values.values()), 1)
+    rows = np.random.default_rng(seed).integers(0, count, n)
+    return {name: x[rows] for name, x in values.items()}
+
+
+def sample_rows(
+    bind: Callable[[Any], Target], row_data: Callable[..., Any], posterior: Draws, params: Draws, n: int, seed: int
+) -> Any:
+    """n rows of a model that brings ``row_data``: all at once from a point, one by one from draws."""
+    count = next((x.shape[0] * x.shape[1] for x in posterior.values()), 1)
+    target = bind(row_data({k: v[0, 0] for k, v in posterior.items()}, n if count == 1 else 1))
+    values = _values(target, posterior, params)
+    sites = [name for name, s in target.sites.items() if s.kind == "latent" and name not in values]
+
+    def simulate(values: Any, key: Any, arrays: Any) -> Any:
+        found = target.trace(arrays, values={k: v for k, v in values.items() if k}, key=key)
+        return {name: found[name].value for name in sites}
+
+    drawn = _run(target, "rows", simulate, values if count == 1 else _chosen(values, n, seed), seed, True)
+    rows = {k: x[0] if count == 1 else x.reshape(n, *x.shape[2:]) for k, x in drawn.items()}
+    outputs = getattr(target.program.model, "outputs", None) or tuple(rows)
+    return rows[outputs[0]] if len(outputs) == 1 else {k: rows[k] for k in outputs}

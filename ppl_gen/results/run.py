@@ -1,0 +1,271 @@
+"""A run: what was inferred, and everything that can be asked of it."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ppl_gen import backends
+from ppl_gen.inference.engine import Engine, Outcome
+from ppl_gen.program import Program
+from ppl_gen.results import naming, predicting, storage
+from ppl_gen.results.diagnose import diagnose
+from ppl_gen.target import Target
+
+_MOST_LOG_LIKELIHOODS = 20_000_000
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where a run took place."""
+
+    backend: str
+    precision: str
+    device: str | None
+    seed: int
+
+
+@dataclass
+class Run:
+    """The result of an engine, whichever engine made it.
+
+    Attributes:
+        posterior: name -> draws (chain, draw, ...); one draw where the result is a point.
+        params: learned parameters, name -> array.
+        history: loss, ELBO or log likelihood, name -> one number an iteration.
+        warnings: what to be careful about, with the remedy.
+        exact: False where the draws are of an approximation.
+    """
+
+    engine: str
+    setting: Setting
+    posterior: dict[str, np.ndarray]
+    stats: dict[str, np.ndarray] = field(default_factory=dict)
+    params: dict[str, np.ndarray] = field(default_factory=dict)
+    history: dict[str, np.ndarray] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    attrs: dict[str, Any] = field(default_factory=dict)
+    exact: bool = True
+    dims: dict[str, list[str | None]] = field(default_factory=dict)
+    coords: dict[str, list[Any]] = field(default_factory=dict)
+    observed: dict[str, np.ndarray] = field(default_factory=dict)
+    constants: dict[str, np.ndarray] = field(default_factory=dict)
+    program: Program | None = None
+    data: Any = None
+    options: Engine | None = None
+
+    @classmethod
+    def of(cls, target: Target, setting: Setting, engine: Engine, outcome: Outcome, data: Any) -> Run:
+        """The run of an engine's outcome; inside the backend's scope."""
+        posterior = dict(outcome.draws)
+        if outcome.positions is not None:
+            posterior.update(predicting.constrain(target, outcome.positions))
+        posterior, params = _relabelled(target, posterior, outcome.params)
+        latents = {n: posterior[n] for n in target.layout.names if n in posterior}
+        found = diagnose(latents, outcome.stats) if outcome.stats else []
+        host = target.backend.to_numpy
+        observed = {n: host(target.sites[n].value) for n in target.observed}
+        constants = {n: x for n, x in target.bound.host.items() if n not in observed}
+        return cls(
+            engine.name,
+            setting,
+            posterior,
+            stats=outcome.stats,
+            params=params,
+            history=outcome.history,
+            warnings=outcome.warnings + found,
+            attrs={"program": target.program.name, **outcome.attrs},
+            exact=outcome.exact,
+            dims=naming.dims(target),
+            coords={k: list(v) for k, v in target.program.coords.items()},
+            observed=observed,
+            constants=constants,
+            program=target.program,
+            data=data,
+            options=engine,
+        )
+
+    def __repr__(self) -> str:
+        shape = next((x.shape[:2] for x in self.posterior.values()), (0, 0))
+        doubts = f", {len(self.warnings)} warnings" if self.warnings else ""
+        name = self.attrs.get("program", "?")
+        return f"<run of {name}: {self.engine} on {self.setting.backend}, {shape[0]} x {shape[1]} draws{doubts}>"
+
+    # ArviZ ----------------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def idata(self) -> Any:
+        """What ArviZ reads: posterior, sample_stats, log_likelihood, observed_data, constant_data."""
+        from ppl_gen.results.arviz import to_idata
+
+        return to_idata(self._groups(), dims=self.dims, coords=self.coords, attrs=self._idata_attrs())
+
+    def _groups(self) -> dict[str, dict[str, np.ndarray]]:
+        groups = {"posterior": self.posterior, "sample_stats": self.stats}
+        if self.program is not None and self._affordable():
+            groups["log_likelihood"] = self.log_likelihood
+        return {**groups, "observed_data": self.observed, "constant_data": self.constants}
+
+    def _affordable(self) -> bool:
+        draws = next((x.shape[0] * x.shape[1] for x in self.posterior.values()), 0)
+        return draws * sum(x.size for x in self.observed.values()) <= _MOST_LOG_LIKELIHOODS
+
+    def _idata_attrs(self) -> dict[str, Any]:
+        attrs = {"inference": self.engine, "inference_library": f"ppl_gen, {self.setting.backend}"}
+        return {**attrs, "exact": self.exact, **asdict(self.setting), **self.attrs}
+
+    @functools.cached_property
+    def log_likelihood(self) -> dict[str, np.ndarray]:
+        """log p(datum | draw) for each observed site (chain, draw, *plates), discrete latents summed out."""
+        with self._scope():
+            return predicting.log_likelihood(self._target(), self.posterior, self.params)
+
+    # New data -------------------------------------------------------------------------------------------------
+
+    def predict(self, data: Any = None, num_samples: int | None = None, seed: int = 0) -> Any:
+        """Posterior predictive draws, as ArviZ reads them (group ``posterior_predictive``).
+
+        Args:
+            data: arguments of the program as in ``infer``; observations in them are not used. The fitted ones
+                where None.
+            num_samples: draws of the posterior to use, evenly spread; all of them where None.
+        """
+        from ppl_gen.results.arviz import to_idata
+
+        if num_samples is not None:
+            _check_count("num_samples", num_samples)
+        with self._scope():
+            target = self._target(data)
+            drawn = predicting.predict(target, self.posterior, self.params, num_samples, seed)
+        groups = {"posterior_predictive": drawn, "observed_data": self.observed if data is None else {}}
+        coords = self.coords if data is None else {}
+        return to_idata(groups, dims=naming.dims(target), coords=coords, attrs=self._idata_attrs())
+
+    def sample(self, n: int = 1, seed: int = 0) -> Any:
+        """``n`` new data from the fitted model.
+
+        A model of rows (one that brings ``row_data``) gives n rows; any other program n data sets like the one
+        it was fitted to, each from its own draw of the posterior.
+
+        Returns:
+            an array (n, ...), or a dict of them where several sites are observed.
+        """
+        _check_count("n", n)
+        with self._scope():
+            rows = getattr(self._program().model, "row_data", None)
+            if rows is not None:
+                return predicting.sample_rows(self._target, rows, self.posterior, self.params, int(n), seed)
+            return predicting.sample(self._target(), self.posterior, self.params, int(n), seed)
+
+    def log_prob(self, data: Any) -> np.ndarray:
+        """log p(x) of each datum under the fitted model; :attr:`log_prob_kind` says what kind of number it is.
+
+        A point estimate gives log p(x | estimate); draws give log of the mean of p(x | draw) over the draws.
+        Discrete latents are summed out.
+        """
+        with self._scope():
+            return predicting.log_prob(self._target(data), self.posterior, self.params)
+
+    @property
+    def log_prob_kind(self) -> str:
+        """"exact" for a point estimate, "estimate" for a Monte Carlo average over draws."""
+        draws = next((x.shape[0] * x.shape[1] for x in self.posterior.values()), 1)
+        return "exact" if draws == 1 else "estimate"
+
+    def _program(self) -> Program:
+        if self.program is None:
+            raise ValueError("a loaded run holds no code: pass the program, pg.load(path, program, data)")
+        return self.program
+
+    def _scope(self) -> Any:
+        s = self.setting
+        return backends.get(s.backend).scope(precision=s.precision, device=s.device, seed=s.seed)
+
+    def _target(self, data: Any = None) -> Target:
+        program, data = self._program(), self.data if data is None else data
+        if data is None and self.observed:
+            raise ValueError("the run was loaded without its data: pass them, pg.load(path, program, data)")
+        s = self.setting
+        return Target(program.bind(data, backends.get(s.backend), (s.precision, s.device)))
+
+    # Keeping --------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> Path:
+        """Write a folder: draws as netCDF, parameters as npz, the rest as JSON. See :func:`ppl_gen.load`."""
+        meta = {
+            "engine": self.engine,
+            "setting": asdict(self.setting),
+            "warnings": self.warnings,
+            "attrs": self.attrs,
+            "exact": self.exact,
+        }
+        return storage.save_result(
+            path,
+            meta=meta,
+            params=self.params,
+            groups={k: v for k, v in self._groups().items() if v},
+            history=self.history,
+            dims=self.dims,
+            coords=self.coords,
+        )
+
+    @classmethod
+    def load(cls, path: str | Path, program: Program | None, data: Any) -> Run:
+        """The run in a folder that :meth:`save` wrote.
+
+        Raises:
+            CorruptFileError: missing, truncated or altered files.
+            ValueError: ``program`` is not the one that was saved.
+        """
+        held = storage.load_result(path)
+        meta, groups = held["meta"], held["groups"]
+        name = meta["attrs"].get("program")
+        if program is not None and program.name != name:
+            raise ValueError(f"{path} is a run of the program {name!r}, and {program.name!r} was passed")
+        run = cls(
+            meta["engine"],
+            Setting(**meta["setting"]),
+            groups.get("posterior", {}),
+            stats=groups.get("sample_stats", {}),
+            params=held["params"],
+            history=held["history"],
+            warnings=list(meta["warnings"]),
+            attrs=dict(meta["attrs"]),
+            exact=meta["exact"],
+            dims=held["dims"],
+            coords=held["coords"],
+            observed=groups.get("observed_data", {}),
+            constants=groups.get("constant_data", {}),
+            program=program,
+            data=data,
+        )
+        if "log_likelihood" in groups:
+            run.__dict__["log_likelihood"] = groups["log_likelihood"]
+        return run
+
+    def report(self, path: str | Path) -> Path:
+        """Write one HTML page with the summary, warnings and pictures."""
+        from ppl_gen.results.pages import run_page
+
+        return run_page(self, path)
+
+
+def _check_count(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
+def _relabelled(target: Target, posterior: Any, params: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Interchangeable components put in one order, where the model says how."""
+    relabel = getattr(target.program.model, "relabel", None)
+    if relabel is None:
+        return posterior, params
+    whole = set(target.layout.names)
+    return (
+        relabel(posterior, 2) if whole <= set(posterior) else posterior,
+        relabel(params, 0) if whole <= set(params) else params,
+    )
