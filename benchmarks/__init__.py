@@ -1,0 +1,1 @@
+"""Speed beside the peer, in one run: ``python -m benchmarks`` (all), ``python -m benchmarks NAME ...`` (some)."""

@@ -1,0 +1,140 @@
+"""Runs our side and the peer's by turns, each in a process of its own, and keeps medians, spread and machine.
+
+A benchmark is a file of this folder with ``TITLE``, ``CASES`` (name -> what one run does) and two functions
+``ours(case)`` and ``peer(case)``: each sets up and returns ``run() -> dict`` of quality figures; only ``run`` is
+timed. ``PER`` says how many operations a run holds, where a time of one operation is wanted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+_NOT_BENCHMARKS = {"__init__", "__main__", "harness", "table", "worker"}
+_PACKAGES = ("ppl_gen", "torch", "pyro-ppl", "jax", "numpyro", "numpy", "optax")
+
+
+def names() -> list[str]:
+    """Every benchmark: a file of this folder."""
+    return sorted(p.stem for p in HERE.glob("*.py") if p.stem not in _NOT_BENCHMARKS and not p.stem.startswith("_"))
+
+
+def peer_python(given: str | None) -> str:
+    """The interpreter that has the peers: as given, ``.venv-peers`` where it is made, else this one."""
+    own = HERE.parent / ".venv-peers" / "bin" / "python"
+    return given or (str(own) if own.exists() else sys.executable)
+
+
+class _Worker:
+    """One side of a benchmark in a process of its own; answers a line of JSON for each run."""
+
+    def __init__(self, python: str, benchmark: str, side: str, case: str, cache: str):
+        env = {**os.environ, "XDG_CACHE_HOME": cache, "TORCHINDUCTOR_CACHE_DIR": f"{cache}/inductor"}
+        self.process = subprocess.Popen(
+            [python, "-W", "ignore", "-m", "benchmarks.worker", benchmark, side, case],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=HERE.parent,
+            env=env,
+        )
+
+    def run(self) -> dict[str, Any]:
+        """Time one run: {"seconds": ..., "quality": {...}}."""
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write("run\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"a benchmark process ended with status {self.process.wait()}")
+        return json.loads(line)
+
+    def close(self) -> None:
+        self.process.communicate("stop\n")
+
+
+def run(name: str, repeats: int, python: str) -> dict[str, Any]:
+    """Every case of a benchmark, the two sides by turns."""
+    module = importlib.import_module(f"benchmarks.{name}")
+    cases = {case: _case(name, case, repeats, python) for case in module.CASES}
+    return {
+        "benchmark": name,
+        "title": module.TITLE,
+        "peer": module.PEER,
+        "cases": {
+            c: {"what": module.CASES[c], "per_run": getattr(module, "PER", {}).get(c, 1), **r} for c, r in cases.items()
+        },
+    }
+
+
+def _case(name: str, case: str, repeats: int, python: str) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as a, tempfile.TemporaryDirectory() as b:
+        sides = {"ours": _Worker(sys.executable, name, "ours", case, a), "peer": _Worker(python, name, "peer", case, b)}
+        first = {side: worker.run() for side, worker in sides.items()}
+        timed: dict[str, list[Any]] = {side: [] for side in sides}
+        for _ in range(repeats):
+            for side, worker in sides.items():
+                timed[side].append(worker.run())
+        for worker in sides.values():
+            worker.close()
+    result = {side: _summary(first[side], timed[side]) for side in sides}
+    ratios = [p["seconds"] / o["seconds"] for o, p in zip(timed["ours"], timed["peer"], strict=True)]
+    first_ratio = first["peer"]["seconds"] / first["ours"]["seconds"]
+    return {**result, "times_faster": statistics.median(ratios), "ratios": ratios, "times_faster_first": first_ratio}
+
+
+def _summary(first: dict[str, Any], timed: list[dict[str, Any]]) -> dict[str, Any]:
+    seconds = sorted(t["seconds"] for t in timed)
+    quality = {k: statistics.median(t["quality"][k] for t in timed) for k in timed[0]["quality"]}
+    return {
+        "first_seconds": first["seconds"],
+        "median_seconds": statistics.median(seconds),
+        "min_seconds": seconds[0],
+        "max_seconds": seconds[-1],
+        "quality": quality,
+    }
+
+
+def keep(result: dict[str, Any], command: list[str]) -> Path:
+    """Write the results file of a run, with the command, machine and versions."""
+    path = HERE / "results" / f"{result['benchmark']}.json"
+    path.parent.mkdir(exist_ok=True)
+    when = datetime.now(UTC).strftime("%Y-%m-%d")
+    kept = {**result, "command": " ".join(command), "date": when, "machine": _machine(), "versions": _versions()}
+    path.write_text(json.dumps(kept, indent=1) + "\n")
+    return path
+
+
+def _machine() -> dict[str, Any]:
+    model = platform.processor()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = (line for line in cpuinfo.read_text().splitlines() if line.startswith("model name"))
+        model = next(lines, f": {model}").split(":", 1)[1].strip()
+    return {
+        "processor": model,
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
