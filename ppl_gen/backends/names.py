@@ -232,6 +232,14 @@ def no_bijection(constraint: Any) -> str:
     )
 
 
+def no_flat(site: str, constraint: Any) -> str:
+    """What to say of a flat prior on a support that has no unconstrained coordinates."""
+    return (
+        f"dist.Flat of {site!r} lives on the support {constraint}, onto which no map from the reals is known: expected one "
+        f"of {', '.join(FLAT_SUPPORTS)}, or an interval"
+    )
+
+
 def check_ordered(base: Any, known_support: bool) -> None:
     """`Ordered` needs a univariate base on the reals or on the positive reals."""
     if tuple(base.event_shape):

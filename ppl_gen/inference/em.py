@@ -101,7 +101,7 @@ class EM(Engine):
             )
         outcome = finish(state, best, history[:, best])
         outcome.attrs.update(objective=self.objective, num_restarts=self.num_restarts)
-        if reason is None:
+        if reason is None and not self._settled(history)[best]:
             outcome.warnings.append(
                 f"em stopped at num_steps={self.num_steps} before it had converged: raise num_steps"
             )
@@ -112,11 +112,14 @@ class EM(Engine):
         values = np.asarray(report["log_likelihood"])
         if not np.isfinite(values[-1]).any():
             return "not finite"
+        return "converged" if self._settled(values).all() else None
+
+    def _settled(self, values: np.ndarray) -> np.ndarray:
+        """Whether each restart has stopped gaining, or has broken down; ``values`` (iterations, restarts)."""
         if len(values) < 2:
-            return None
+            return np.zeros(values.shape[1:], bool)
         gain = values[-1] - values[-2]
-        settled = ~np.isfinite(values[-1]) | (gain <= self.tolerance * np.maximum(np.abs(values[-1]), 1.0))
-        return "converged" if settled.all() else None
+        return ~np.isfinite(values[-1]) | (gain <= self.tolerance * np.maximum(np.abs(values[-1]), 1.0))
 
     # Exact E-step by enumeration, gradient M-step -------------------------------------------------------------
 

@@ -48,7 +48,10 @@ def laplace(target: Target, driver: Driver, seed: int, num_steps: int, num_sampl
 def _gaussian(target: Target, mode: Any, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Draws (count, dim) and their log density."""
     backend = target.backend
-    hessian = np.asarray(backend.to_numpy(backend.hessian(lambda u: -target.log_density(u, target.arrays))(mode)))
+    curvature = target.compiled(
+        "hessian", lambda: backend.compile(backend.hessian(lambda u, arrays: -target.log_density(u, arrays)))
+    )
+    hessian = np.asarray(backend.to_numpy(curvature(mode, target.arrays)))
     try:
         factor = np.linalg.cholesky(0.5 * (hessian + hessian.T))
     except np.linalg.LinAlgError:

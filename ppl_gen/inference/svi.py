@@ -185,19 +185,25 @@ class _Watch:
 
 
 def _not_finite(target: Target, native: Any, watch: _Watch, step: int) -> str:
-    """Says at which step and, as far as can be seen from the last good state, at which site."""
-    params = native.params(watch.last_good)
-    sites = target.trace_guide(native.guide, target.arrays, values=params, key=target.backend.key(step))
-    values = {**{n: s.value for n, s in sites.items() if s.kind == "latent"}, **_own(target, params)}
-    bad = name_bad_sites(target, values, target.arrays)
-    after = target.backend.to_numpy(dict(native.params(watch.bad)))
-    lost = [repr(n) for n, v in after.items() if not np.isfinite(v).all()]
+    """Says at which step and, as far as can be seen from the states around it, at which site."""
+    good, after = native.params(watch.last_good), native.params(watch.bad)
+    lost = [repr(n) for n, v in target.backend.to_numpy(dict(after)).items() if not np.isfinite(v).all()]
+    bad = _bad_sites(target, native, good, step)
+    if not bad and not lost:  # finite, but somewhere that the model cannot be
+        bad = _bad_sites(target, native, after, step)
     where = "; ".join(filter(None, (", ".join(bad), "params " + ", ".join(lost) if lost else "")))
     return (
         f"svi stopped at step {step + 1}: the loss is not finite ({where or 'a passing draw of the guide'}). "
-        "The result is "
-        "the last good state. Lower learning_rate, scale the data, or look at the priors and supports of these sites"
+        "The result is the last good state. Lower learning_rate, scale the data, or look at the priors and supports "
+        "of these sites"
     )
+
+
+def _bad_sites(target: Target, native: Any, params: Mapping[str, Any], step: int) -> list[str]:
+    """Sites without a finite log density at a draw of the guide with these params."""
+    sites = target.trace_guide(native.guide, target.arrays, values=params, key=target.backend.key(step))
+    values = {**{n: s.value for n, s in sites.items() if s.kind == "latent"}, **_own(target, params)}
+    return name_bad_sites(target, values, target.arrays)
 
 
 def _own(target: Target, params: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ _SHADES = ("#eaf2f8", "#cfe2f0", "#a9cbe3", "#78aed2", "#4a8ec0")
 def density_figure(x: np.ndarray, density: Density | Mapping[str, Density], *,
                    components: Sequence[Density] | Mapping[str, Sequence[Density]] = (),
                    grid: Sequence[np.ndarray] | None = None, labels: Sequence[str] = ("x", "y"),
-                   max_points: int = 3000) -> Figure:
+                   max_points: int = 3000, columns: int = 3) -> Figure:
     """Data of one or two dimensions with fitted densities: a histogram and curves, or points and contours.
 
     Args:
@@ -42,6 +42,7 @@ def density_figure(x: np.ndarray, density: Density | Mapping[str, Density], *,
         grid: one array of places for each dimension; without it :func:`density_grid` chooses.
         labels: names of the axes.
         max_points: at most so many data are drawn as points.
+        columns: at most so many panels stand side by side, in two dimensions.
 
     Raises:
         ValueError: data of more than two dimensions, or values that do not fit the grid.
@@ -53,10 +54,11 @@ def density_figure(x: np.ndarray, density: Density | Mapping[str, Density], *,
     axes = tuple(np.asarray(places, float) for places in grid) if grid is not None else density_grid(x)
     fitted = density if isinstance(density, Mapping) else {"": density}
     parts = components if isinstance(components, Mapping) else dict.fromkeys(fitted, components)
-    values = {label: _on_grid(own, axes) for label, own in fitted.items()}
-    pieces = {label: [_on_grid(own, axes) for own in parts.get(label, ())] for label in fitted}
-    draw = _one_dimensional if x.shape[1] == 1 else _two_dimensional
-    return draw(x, axes, values, pieces, labels, max_points)
+    values = {label: on_grid(own, axes) for label, own in fitted.items()}
+    pieces = {label: [on_grid(own, axes) for own in parts.get(label, ())] for label in fitted}
+    if x.shape[1] == 1:
+        return _one_dimensional(x, axes, values, pieces, labels, max_points)
+    return _two_dimensional(x, axes, values, pieces, labels, max_points, columns)
 
 
 def density_grid(x: np.ndarray, points: int | None = None, margin: float = 0.15) -> tuple[np.ndarray, ...]:
@@ -110,7 +112,7 @@ def ppc_figure(observed: Any, predicted: Mapping[str, np.ndarray] | None = None,
 # --- parts -------------------------------------------------------------------------------------------------
 
 
-def _on_grid(density: Density, axes: tuple[np.ndarray, ...]) -> np.ndarray:
+def on_grid(density: Density, axes: tuple[np.ndarray, ...]) -> np.ndarray:
     """Values of the density at every place of the grid, shape ``(m0,)`` or ``(m0, m1)``."""
     shape = tuple(places.size for places in axes)
     if callable(density):
@@ -145,28 +147,34 @@ def _one_dimensional(x: np.ndarray, axes: Places, values: Mapping[str, np.ndarra
 
 def _two_dimensional(x: np.ndarray, axes: Places, values: Mapping[str, np.ndarray],
                      pieces: Mapping[str, list[np.ndarray]], labels: Sequence[str],
-                     max_points: int) -> Figure:
-    rows, columns = grid_of(len(values), 3)
+                     max_points: int, columns: int) -> Figure:
+    rows, columns = grid_of(len(values), columns)
     width, height = (3.6 * columns + 0.6, 3.5 * rows + 0.5) if len(values) > 1 else (5.6, 5.0)
     figure, grid = new_figure(width, height, rows, columns, sharex=True, sharey=True)
-    thin = max(1, -(-len(x) // max_points))
     for (label, surface), axis in zip(values.items(), unused_off(grid, len(values)), strict=True):
-        levels = _mass_levels(surface, _LEVELS)
-        if len(levels) == len(_LEVELS):
-            top = 1.001 * max(np.nanmax(surface), levels[-1])
-            axis.contourf(*axes, surface.T, levels=[*levels, top], colors=_SHADES)
-        axis.plot(*x[::thin].T, ".", ms=_point_size(len(x) // thin), color=INK, alpha=0.55, mew=0)
-        for number, piece in enumerate(pieces[label]):
-            level = _mass_levels(piece, (0.8,))
-            if level:
-                axis.contour(*axes, piece.T, levels=level, colors=[colour(number + 1)], linewidths=1.6)
+        density_panel(axis, x, axes, surface, pieces[label], max_points)
         axis.set_title(label)
-        axis.set(xlim=axes[0][[0, -1]], ylim=axes[1][[0, -1]])
     for axis in grid[:, 0]:
         axis.set_ylabel(labels[1])
     for axis in grid[-1]:
         axis.set_xlabel(labels[0])
     return figure
+
+
+def density_panel(axis: Axes, x: np.ndarray, places: Places, surface: np.ndarray, pieces: Sequence[np.ndarray],
+                  max_points: int = 3000) -> None:
+    """Points, the contours of a density ``surface`` (m0, m1) on a grid, and one contour for each of its parts."""
+    levels = _mass_levels(surface, _LEVELS)
+    if len(levels) == len(_LEVELS):
+        top = 1.001 * max(np.nanmax(surface), levels[-1])
+        axis.contourf(*places, surface.T, levels=[*levels, top], colors=_SHADES)
+    thin = max(1, -(-len(x) // max_points))
+    axis.plot(*x[::thin].T, ".", ms=_point_size(len(x) // thin), color=INK, alpha=0.55, mew=0)
+    for number, piece in enumerate(pieces):
+        level = _mass_levels(piece, (0.8,))
+        if level:
+            axis.contour(*places, piece.T, levels=level, colors=[colour(number + 1)], linewidths=1.6)
+    axis.set(xlim=places[0][[0, -1]], ylim=places[1][[0, -1]])
 
 
 def _mass_levels(surface: np.ndarray, shares: Sequence[float]) -> list[float]:

@@ -119,9 +119,18 @@ def forest_figure(results: Sequence[tuple[str, Any]], var_names: Sequence[str] |
     if not names:
         raise ValueError(f"nothing to draw: no result has {list(var_names) if var_names else 'any variable'}")
     shown = names[:max_rows]
-    step = 0.7 / max(len(by_label), 1)
     figure, axes = new_figure(7.5, 1.0 + len(shown) * max(0.32, 0.17 * len(by_label)))
-    axis = axes[0, 0]
+    forest_panel(axes[0, 0], by_label, shown, ci)
+    if len(by_label) > 1:
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper right", ncols=min(len(by_label), 4))
+    _say_how_many(figure, len(shown), len(names))
+    return figure
+
+
+def forest_panel(axis: Axes, by_label: Mapping[str, Mapping[str, np.ndarray]], shown: Sequence[str], ci: float) -> None:
+    """The intervals of the scalars ``shown``, from label -> scalar's name -> draws."""
+    step = 0.7 / max(len(by_label), 1)
     for series, (label, scalars) in enumerate(by_label.items()):
         for row, name in enumerate(shown):
             if name in scalars:
@@ -137,11 +146,6 @@ def forest_figure(results: Sequence[tuple[str, Any]], var_names: Sequence[str] |
     axis.set_xlabel(f"median, 50% and {100 * ci:g}% interval")
     if axis.get_xlim()[0] < 0 < axis.get_xlim()[1]:
         axis.axvline(0, color="#b6bcc6", lw=0.8, zorder=-1)
-    if len(by_label) > 1:
-        handles, labels = axis.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper right", ncols=min(len(by_label), 4))
-    _say_how_many(figure, len(shown), len(names))
-    return figure
 
 
 @styled

@@ -13,6 +13,7 @@ import jax.scipy.linalg as jsl
 import jax.scipy.special as jss
 
 from ppl_gen.backends import names
+from ppl_gen.backends.numpyro.scanning import scan  # noqa: F401 (part of the name space)
 
 pi, inf, nan = math.pi, math.inf, math.nan
 
@@ -39,11 +40,6 @@ for _module, _names in ((jnp, _NUMPY), (jax.nn, _NN), (jss, _SPECIAL)):
 def betaln(a, b):
     """log B(a, b) by log gamma: JAX's own is off by up to 1e-6 where an argument is 8 or more."""
     return jss.gammaln(a) + jss.gammaln(b) - jss.gammaln(jnp.add(a, b))
-
-
-def scan(f, init, xs):
-    """Fold `f(carry, x) -> (carry, y)` over the leading axis of the pytree `xs`; `(carry, stacked ys)`."""
-    return jax.lax.scan(f, init, xs)
 
 
 def _as_matrix(solver):

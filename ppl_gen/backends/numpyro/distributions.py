@@ -16,7 +16,6 @@ from numpyro.distributions import constraints as native_constraints
 
 from ppl_gen.backends import names
 from ppl_gen.backends.numpyro import extra_distributions as extra
-from ppl_gen.backends.protocol import UnsupportedError
 
 constraints = SimpleNamespace(**{name: getattr(native_constraints, name) for name in names.CONSTRAINTS})
 transforms = SimpleNamespace(**{name: getattr(native_transforms, name) for name in names.TRANSFORMS})
@@ -80,10 +79,7 @@ class Bijection:
 
 def bijection(constraint: Any) -> Bijection:
     """The map from the reals onto `constraint`; NumPyro's coordinates are the norm for both backends."""
-    try:
-        return Bijection(native.biject_to(constraint))
-    except NotImplementedError:
-        raise UnsupportedError(names.no_bijection(constraint)) from None
+    return Bijection(native.biject_to(constraint))
 
 
 def __getattr__(name: str) -> Any:

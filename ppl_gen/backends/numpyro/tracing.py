@@ -11,6 +11,7 @@ import numpyro
 from numpyro import handlers
 from numpyro.primitives import Messenger
 
+from ppl_gen.backends import names
 from ppl_gen.backends.numpyro import distributions
 from ppl_gen.backends.protocol import Plate, Request, Site, SiteError, UnsupportedError, check_fit, check_new
 
@@ -99,8 +100,16 @@ class _Assign(Messenger):
         elif name in request.enumerated:
             msg["value"] = _lay_out(fn, request.enumerated[name])
         elif fn is not None and _is_improper(fn):
-            bijection, shape = distributions.bijection(fn.support), fn.batch_shape + fn.event_shape
-            msg["value"] = bijection.forward(jnp.zeros(bijection.inverse_shape(shape)))
+            msg["value"] = _middle(name, fn)
+
+
+def _middle(name: str, fn: Any) -> jax.Array:
+    """A value in the middle of the support of a distribution that cannot be sampled."""
+    try:
+        bijection = distributions.bijection(fn.support)
+    except NotImplementedError:
+        raise UnsupportedError(names.no_flat(name, fn.support)) from None
+    return bijection.forward(jnp.zeros(bijection.inverse_shape(fn.batch_shape + fn.event_shape)))
 
 
 def _lay_out(fn: Any, dim: int) -> jax.Array:
@@ -136,7 +145,8 @@ def trace(call: Callable[[], Any], request: Request) -> dict[str, Site]:
     assign = _Assign(call, request)
     key = jax.random.PRNGKey(0) if request.key is None else request.key
     messages = handlers.trace(handlers.seed(assign, key)).get_trace()
-    return {name: _site(msg, request, assign.log_dets) for name, msg in messages.items() if _is_seen(msg)}
+    full = {name: msg["args"][0] for name, msg in messages.items() if msg["type"] == "plate"}
+    return {name: _site(msg, request, assign.log_dets, full) for name, msg in messages.items() if _is_seen(msg)}
 
 
 def _is_seen(msg: dict[str, Any]) -> bool:
@@ -145,9 +155,10 @@ def _is_seen(msg: dict[str, Any]) -> bool:
     )
 
 
-def _site(msg: dict[str, Any], request: Request, log_dets: dict[str, Any]) -> Site:
+def _site(msg: dict[str, Any], request: Request, log_dets: dict[str, Any], full: dict[str, int]) -> Site:
     name, kind, value = msg["name"], msg["type"], msg["value"]
-    plates = tuple(Plate(f.name, f.dim, f.size, f.size) for f in msg.get("cond_indep_stack", ()))
+    plates = [Plate(f.name, f.dim, f.size, full[f.name]) for f in msg.get("cond_indep_stack", ())]
+    plates = tuple(sorted(plates, key=lambda p: p.dim))  # as in the batch shape, from left to right
     if kind == "plate":
         return Site(name, "plate", value)
     if kind == "deterministic":

@@ -17,9 +17,6 @@ from pyro.distributions import transforms as T
 from torch.distributions.mixture_same_family import MixtureSameFamilyConstraint
 from torch.nn.functional import pad
 
-from ppl_gen.backends import names
-from ppl_gen.backends.protocol import UnsupportedError
-
 
 class PositiveOrderedVector(type(constraints.positive_ordered_vector)):  # type: ignore[misc]
     """Pyro's, which forgets that its values are vectors."""
@@ -172,7 +169,4 @@ class Bijection:
 
 def bijection(constraint: Any) -> Bijection:
     """The map from the reals onto `constraint`, in NumPyro's coordinates."""
-    try:
-        return Bijection(transform(constraint))
-    except NotImplementedError:
-        raise UnsupportedError(names.no_bijection(constraint)) from None
+    return Bijection(transform(constraint))

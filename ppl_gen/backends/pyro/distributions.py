@@ -65,6 +65,8 @@ def _as_tensors(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     given = {k: v for k, v in arguments.items() if v is not None and k not in names.STATIC}
     if name == "Multinomial":  # torch wants one count, known to Python
         given.pop("total_count")
+    if name == "Binomial" and isinstance(given["total_count"], int):  # its values can then be listed when traced
+        given.pop("total_count")
     kept = {k for k in given if (name, k) in _KEEPS_DTYPE}
     floats = [v.dtype for v in given.values() if isinstance(v, torch.Tensor) and v.dtype.is_floating_point]
     dtype = functools.reduce(torch.promote_types, floats) if floats else torch.get_default_dtype()

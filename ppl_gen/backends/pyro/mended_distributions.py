@@ -28,6 +28,26 @@ class Bernoulli(native.Bernoulli):
         return super().log_prob(value.to(self._param.dtype))
 
 
+class Binomial(native.Binomial):
+    """Lists its values when traced, too, where the total count is a number (torch reads it off a tensor)."""
+
+    def __init__(self, total_count=1, probs=None, logits=None, validate_args=None):
+        self._number = total_count if isinstance(total_count, int) else None
+        super().__init__(total_count, probs, logits, validate_args=validate_args)
+
+    def expand(self, batch_shape, _instance=None):
+        new = super().expand(batch_shape, self.__new__(Binomial) if _instance is None else _instance)
+        new._number = self._number
+        return new
+
+    def enumerate_support(self, expand=True):
+        if self._number is None:
+            return super().enumerate_support(expand)
+        values = torch.arange(1 + self._number, dtype=self._param.dtype)
+        values = values.reshape((-1,) + (1,) * len(self.batch_shape))
+        return values.expand((-1, *self.batch_shape)) if expand else values
+
+
 class LKJ(native.LKJ):
     """Can be expanded (Pyro's raises)."""
 

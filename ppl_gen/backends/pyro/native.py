@@ -142,9 +142,8 @@ def _transition(kernel: Any, z: dict[str, torch.Tensor]) -> tuple[Any, dict[str,
 
 
 def _elbo(name: str, num_particles: int, alpha: float, max_plate_nesting: int) -> Any:
+    # Particles one by one: vectorised they are a batch dimension that programs such as x @ beta do not expect.
     options = {"num_particles": num_particles, "max_plate_nesting": max_plate_nesting}
-    if num_particles > 1:
-        options["vectorize_particles"] = True
     if name == "renyi":
         return RenyiELBO(alpha=alpha, **options)
     known = {"trace": Trace_ELBO, "mean_field": TraceMeanField_ELBO, "enum": TraceEnum_ELBO}
@@ -223,7 +222,7 @@ class PyroSVI:
         with torch.enable_grad():
             leaves = {n: t.detach().requires_grad_() for n, t in tensors.items()}
             values = {n: transform_to(self._constraints[n])(t) for n, t in leaves.items()}
-            with Assign(Request(values=values)):
+            with Assign(Request(values=values), once=False):
                 loss = self._elbo.differentiable_loss(self._model, self._guide, arrays)
             found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
         gradients = (torch.zeros_like(t) if g is None else g for t, g in zip(leaves.values(), found, strict=True))

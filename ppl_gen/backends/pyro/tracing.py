@@ -12,7 +12,8 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 
-from ppl_gen.backends.protocol import Plate, Request, Site, check_fit, check_new
+from ppl_gen.backends import names
+from ppl_gen.backends.protocol import Plate, Request, Site, UnsupportedError, check_fit, check_new
 from ppl_gen.backends.pyro import distributions
 from ppl_gen.backends.pyro.compiling import asarray
 
@@ -72,18 +73,21 @@ def module(name: str, net: torch.nn.Module) -> Callable[..., Any]:
 
 
 class Assign(Messenger):
-    """Gives latents, params and plate indices the values that a request holds."""
+    """Gives latents, params and plate indices the values that a request holds.
 
-    def __init__(self, request: Request):
+    ``once`` refuses a name that comes twice; a guide and then its model do have the same names.
+    """
+
+    def __init__(self, request: Request, once: bool = True):
         super().__init__()
-        self.request = request
+        self.request, self.once = request, once
         self.log_dets: dict[str, Any] = {}
         self.hidden: set[str] = set()
         self.seen: set[str] = set()
 
     def _pyro_sample(self, msg: Any) -> None:
         name, fn, request = msg["name"], msg["fn"], self.request
-        if not site_is_subsample(msg):
+        if self.once and not site_is_subsample(msg):
             check_new(name, self.seen)
         if msg["is_observed"]:
             if request.hide_observed and not _is_factor(msg) and not _is_deterministic(msg):
@@ -96,9 +100,7 @@ class Assign(Messenger):
         elif name in request.enumerated:
             msg["value"], msg["done"] = _lay_out(fn, request.enumerated[name]), True
         elif not site_is_subsample(msg) and _is_improper(fn):
-            bijection, shape = distributions.bijection(fn.support), tuple(fn.batch_shape + fn.event_shape)
-            msg["value"] = bijection.forward(torch.zeros(bijection.inverse_shape(shape)))
-            msg["done"] = True
+            msg["value"], msg["done"] = _middle(name, fn), True
 
     def _pyro_param(self, msg: Any) -> None:
         name, request = msg["name"], self.request
@@ -111,6 +113,15 @@ class Assign(Messenger):
         bijection, u = distributions.bijection(constraint), self.request.unconstrained[msg["name"]]
         msg["value"], msg["done"] = bijection.forward(u), True
         self.log_dets[msg["name"]] = bijection.log_abs_det(u, msg["value"])
+
+
+def _middle(name: str, fn: Any) -> torch.Tensor:
+    """A value in the middle of the support of a distribution that cannot be sampled."""
+    try:
+        bijection = distributions.bijection(fn.support)
+    except NotImplementedError:
+        raise UnsupportedError(names.no_flat(name, fn.support)) from None
+    return bijection.forward(torch.zeros(bijection.inverse_shape(tuple(fn.batch_shape + fn.event_shape))))
 
 
 def _lay_out(fn: Any, dim: int) -> torch.Tensor:
@@ -156,7 +167,8 @@ def _is_seen(node: Any) -> bool:
 def _site(node: Any, request: Request, assign: Assign) -> Site:
     name, value, log_det = node["name"], node["value"], assign.log_dets.get(node["name"])
     frames = (f for f in node["cond_indep_stack"] if f.dim is not None)
-    plates = tuple(Plate(f.name, f.dim, int(f.size), int(f.full_size or f.size)) for f in frames)
+    plates = [Plate(f.name, f.dim, int(f.size), int(f.full_size or f.size)) for f in frames]
+    plates = tuple(sorted(plates, key=lambda p: p.dim))  # as in the batch shape, from left to right
     if node["type"] == "param":
         constraint = node["kwargs"].get("constraint", constraints.real)
         return Site(name, "param", value, constraint=constraint, log_det=log_det, plates=plates)
