@@ -55,7 +55,7 @@ def infer(
         target = _bind(declared, data, room, setting)
         chosen.check(target)
         outcome = chosen.run(target, Driver(room.to_numpy, progress), seed)
-        run = Run.of(target, setting, chosen, outcome, data)
+        run = Run.of(target, setting, chosen, outcome)
     run.attrs["inference_time"] = time.perf_counter() - began
     for message in run.warnings:
         warnings.warn(message, RuntimeWarning, stacklevel=2)

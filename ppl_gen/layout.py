@@ -62,6 +62,6 @@ def _unconstrained_shape(backend: Backend, site: Site) -> tuple[int, ...]:
         return tuple(backend.bijection(site.constraint).inverse_shape(tuple(site.value.shape)))
     except NotImplementedError as error:
         raise UnsupportedError(
-            f"{site.name!r} lives on {site.constraint}, which has no unconstrained coordinates: a latent or param there "
-            "cannot be moved by any engine; use another parametrisation, e.g. an angle or a normalised Gaussian vector"
+            f"{site.name!r} lives on {site.constraint}, which has no unconstrained coordinates: a latent or param "
+            "there cannot be moved by any engine; use another parametrisation, e.g. an angle or a normalised Gaussian vector"
         ) from error

@@ -142,7 +142,7 @@ class Bound:
         array = as_array(name, value)
         if array is None:
             return value
-        self.host[name] = array
+        self.host[name] = np.array(array)  # a copy: JAX may share memory with it, and the caller may write to theirs
         return _Slot(name)
 
     def _fill(self, value: Any, arrays: Mapping[str, Any]) -> Any:
@@ -153,6 +153,12 @@ class Bound:
         args = (self._fill(a, arrays) for a in self._args)
         with backends.keeping(self.networks):
             return function(*args, **{k: self._fill(v, arrays) for k, v in self._kwargs.items()})
+
+    @property
+    def data(self) -> Any:
+        """The data as they came in, with copies of the arrays."""
+        args = tuple(self._fill(a, self.host) for a in self._args)
+        return args or {k: self._fill(v, self.host) for k, v in self._kwargs.items()}
 
     def model(self, arrays: Mapping[str, Any]) -> Any:
         """Run the model."""

@@ -235,8 +235,8 @@ def no_bijection(constraint: Any) -> str:
 def no_flat(site: str, constraint: Any) -> str:
     """What to say of a flat prior on a support that has no unconstrained coordinates."""
     return (
-        f"dist.Flat of {site!r} lives on the support {constraint}, onto which no map from the reals is known: expected one "
-        f"of {', '.join(FLAT_SUPPORTS)}, or an interval"
+        f"dist.Flat of {site!r} lives on the support {constraint}, onto which no map from the reals is known: expected "
+        f"one of {', '.join(FLAT_SUPPORTS)}, or an interval"
     )
 
 

@@ -21,7 +21,7 @@ from ppl_gen.target import Starts, Target
 
 _CHUNK, _WINDOW = 500, 100  # steps in a compiled call; steps whose losses are averaged
 _ELBOS = ("auto", "trace", "mean_field", "enum", "iwae", "renyi")
-_KHAT = 0.7
+_KHAT, _FEWEST_WEIGHTS = 0.7, 25  # fewer have no tail to fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,6 +239,8 @@ def _outcome(target: Target, native: Any, params: Mapping[str, Any], seed: int, 
 def _judge(outcome: Outcome, log_weights: np.ndarray) -> None:
     """Put Pareto k-hat of the importance weights, and a warning where it is high, into an outcome."""
     outcome.stats["log_weight"] = log_weights[None]
+    if log_weights.size < _FEWEST_WEIGHTS:
+        return
     khat = float(pareto_khat(log_weights)) if np.isfinite(log_weights).all() else math.inf
     outcome.attrs["pareto_khat"] = khat
     if khat > _KHAT:

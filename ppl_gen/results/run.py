@@ -59,7 +59,7 @@ class Run:
     options: Engine | None = None
 
     @classmethod
-    def of(cls, target: Target, setting: Setting, engine: Engine, outcome: Outcome, data: Any) -> Run:
+    def of(cls, target: Target, setting: Setting, engine: Engine, outcome: Outcome) -> Run:
         """The run of an engine's outcome; inside the backend's scope."""
         posterior = dict(outcome.draws)
         if outcome.positions is not None:
@@ -85,7 +85,7 @@ class Run:
             observed=observed,
             constants=constants,
             program=target.program,
-            data=data,
+            data=target.bound.data,
             options=engine,
         )
 
@@ -106,7 +106,7 @@ class Run:
 
     def _groups(self) -> dict[str, dict[str, np.ndarray]]:
         groups = {"posterior": self.posterior, "sample_stats": self.stats}
-        if self.program is not None and self._affordable():
+        if "log_likelihood" in vars(self) or (self.program is not None and self._affordable()):
             groups["log_likelihood"] = self.log_likelihood
         return {**groups, "observed_data": self.observed, "constant_data": self.constants}
 

@@ -43,6 +43,7 @@ class NumPyroBackend:
     vmap = staticmethod(jax.vmap)
     compile = staticmethod(compiling.compile)
     scan = staticmethod(compiling.scan)
+    compilations = staticmethod(compiling.compilations)
     map_draws = staticmethod(compiling.map_draws)
     noise = staticmethod(randomness.noise)
     key = staticmethod(randomness.key)

@@ -40,6 +40,22 @@ def use_persistent_cache() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
+_num_compilations = 0
+
+
+def _count(event: str, _: float, **__: Any) -> None:
+    global _num_compilations
+    _num_compilations += event == "/jax/core/compile/backend_compile_duration"
+
+
+jax.monitoring.register_event_duration_secs_listener(_count)
+
+
+def compilations() -> int:
+    """How many times XLA compiled in this process; what it found in the persistent cache counts too."""
+    return _num_compilations
+
+
 def compile(f: Callable[..., Any], *, calls: int = 1) -> Callable[..., Any]:
     """``f`` compiled for each new shape; ``calls`` (how often it will run) matters to PyTorch only."""
     del calls

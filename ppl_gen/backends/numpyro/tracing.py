@@ -164,6 +164,7 @@ def _site(msg: dict[str, Any], request: Request, log_dets: dict[str, Any], full:
     if kind == "deterministic":
         return Site(name, "deterministic", jnp.asarray(value), plates=plates)
     if kind == "param":
+        value = jnp.asarray(value) if isinstance(value, int | float) else value
         if not hasattr(value, "shape"):
             raise UnsupportedError(
                 f"param {name!r} holds a tree of arrays ({type(value).__name__}): expected one array; "

@@ -58,6 +58,7 @@ class PyroBackend:
     vmap = staticmethod(_vmap)
     compile = staticmethod(compiling.compile)
     scan = staticmethod(compiling.scan)
+    compilations = staticmethod(compiling.compilations)
     map_draws = staticmethod(compiling.map_draws)
     noise = staticmethod(randomness.noise)
     key = staticmethod(randomness.key)

@@ -79,10 +79,20 @@ def _signature(tree: Any, tensors: list[torch.Tensor]) -> Any:
     return tree
 
 
+_num_graphs = 0
+
+
+def compilations() -> int:
+    """How many graphs this process has made."""
+    return _num_graphs
+
+
 def _graph(f: Callable[..., Any], args: Any, calls: int) -> Callable[[list[torch.Tensor]], Any]:
     """The graph of ``f`` at arguments like ``args``, as a function of their tensors."""
     leaves, spec = pytree.tree_flatten(args)
     is_tensor = [isinstance(x, torch.Tensor) for x in leaves]
+    global _num_graphs
+    _num_graphs += 1
     out: list[Any] = []
 
     def flat(*tensors: torch.Tensor) -> list[torch.Tensor]:
@@ -94,11 +104,12 @@ def _graph(f: Callable[..., Any], args: Any, calls: int) -> Callable[[list[torch
 
     # copies: the tracer would take two inputs that are one tensor now for one input for ever
     tensors = [x.detach().clone() for x in leaves if isinstance(x, torch.Tensor)]
-    with _unchecked():
-        graph = make_fx(flat)(*tensors)
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
-    run = _machine_code(graph, tensors) if _repays(graph, calls) else graph
+    with torch.random.fork_rng():  # a graph draws while it is made, and the run must not depend on whether it was
+        with _unchecked():
+            graph = make_fx(flat)(*tensors)
+        graph.graph.eliminate_dead_code()
+        graph.recompile()
+        run = _machine_code(graph, tensors) if _repays(graph, calls) else graph
     rebuild = tuple if out[0] == _PAIR else functools.partial(_unflatten, out[0])
     return lambda tensors: rebuild(run(*tensors))
 

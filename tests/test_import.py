@@ -1,0 +1,44 @@
+"""`import ppl_gen` is quick and loads no library that the user did not ask for."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = ("torch", "pyro", "jax", "jaxlib", "numpyro", "flax", "optax", "funsor", "arviz", "xarray",
+         "matplotlib", "scipy", "pandas", "sklearn")  # fmt: skip
+LIMIT = 0.3  # seconds; nearly all of it NumPy's own import
+
+PROBE = """
+import json, sys, time
+start = time.perf_counter()
+import ppl_gen
+seconds = time.perf_counter() - start
+print(json.dumps({"seconds": seconds, "loaded": sorted({name.split(".")[0] for name in sys.modules})}))
+"""
+
+
+def _probe() -> dict:
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", PROBE], env=env, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_import_is_quick():
+    # The best of several: a busy machine makes one run slow, only the package makes all of them slow.
+    best = float("inf")
+    for _ in range(8):
+        best = min(best, _probe()["seconds"])
+        if best < LIMIT:
+            break
+    assert best < LIMIT, f"import ppl_gen took {best:.2f} s; see python -X importtime -c 'import ppl_gen'"
+
+
+def test_import_loads_no_heavy_library():
+    loaded = set(_probe()["loaded"]).intersection(HEAVY)
+    assert not loaded, f"import ppl_gen loads {sorted(loaded)}"
