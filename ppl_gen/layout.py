@@ -63,5 +63,5 @@ def _unconstrained_shape(backend: Backend, site: Site) -> tuple[int, ...]:
     except NotImplementedError as error:
         raise UnsupportedError(
             f"{site.name!r} lives on {site.constraint}, which has no unconstrained coordinates: a latent or param "
-            "there cannot be moved by any engine; use another parametrisation, e.g. an angle or a normalised Gaussian vector"
+            "there cannot be moved by any engine; use another parametrisation, e.g. an angle"
         ) from error

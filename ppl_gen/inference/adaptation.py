@@ -12,7 +12,7 @@ _FIRST_WINDOW, _START_FRACTION, _END_FRACTION = 25, 0.1, 0.1
 
 
 class StepSize(NamedTuple):
-    """Dual averaging of log step size; all scalars (Hoffman & Gelman 2014, algorithm 5)."""
+    """Dual averaging of log step size; all of one shape (Hoffman & Gelman 2014, algorithm 5)."""
 
     log_step: Any
     log_average: Any
@@ -36,9 +36,9 @@ class Adaptation(NamedTuple):
     moments: Moments
 
 
-def start_step_size(xp: Any, step_size: float) -> StepSize:
-    """Dual averaging that begins at ``step_size``."""
-    zero, log_step = xp.zeros(()), xp.log(xp.zeros(()) + step_size)
+def start_step_size(xp: Any, step_size: float, shape: tuple[int, ...] = ()) -> StepSize:
+    """Dual averaging that begins at ``step_size``; one for each entry of ``shape``."""
+    zero, log_step = xp.zeros(shape), xp.log(xp.zeros(shape) + step_size)
     return StepSize(log_step, log_step, zero, zero, log_step)
 
 

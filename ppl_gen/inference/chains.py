@@ -106,13 +106,14 @@ class Chains(Engine):
     # Warm-up --------------------------------------------------------------------------------------------------
 
     def _warm_up(self, target: Target, driver: Driver, seed: int, state: Any) -> Any:
+        """Each chain adapts a step size of its own: with one for all, three chains that accept and one that never moves
+        have the acceptance rate asked for. The draws share their geometric mean.
+        """
         xp, backend = target.backend.xp, target.backend
-        dense = self.preconditioner == "dense"
         advance, done = self._warming(target), 0
-        learned = Adaptation(
-            adaptation.start_step_size(xp, self.step_size or _START_STEP),
-            adaptation.start_moments(xp, target.layout.dim, dense),
-        )
+        learned = self._untaught(target, self.step_size or _START_STEP)
+        if self.step_size is None and self.num_warmup:
+            state = state._replace(step_size=xp.exp(learned.step_size.log_step))
         for length, learns in adaptation.windows(self.num_warmup):
 
             def chunk(both: Any, start: int, count: int, done: int = done) -> tuple[Any, Any]:
@@ -126,14 +127,19 @@ class Chains(Engine):
                 scale = adaptation.preconditioner(Moments(*backend.to_numpy(tuple(learned.moments))))
                 state = state._replace(scale=backend.asarray(scale))
             if learns:
-                step_size = float(backend.to_numpy(xp.exp(learned.step_size.log_average)))
-                learned = Adaptation(
-                    adaptation.start_step_size(xp, _restart(step_size, self.preconditioner)),
-                    adaptation.start_moments(xp, target.layout.dim, dense),
-                )
+                step_size = float(backend.to_numpy(_mean_step(xp, learned)))
+                learned = self._untaught(target, _restart(step_size, self.preconditioner))
         if self.step_size is None and self.num_warmup:
-            state = state._replace(step_size=xp.exp(learned.step_size.log_average))
+            state = state._replace(step_size=_mean_step(xp, learned))
         return state
+
+    def _untaught(self, target: Target, step_size: float) -> Adaptation:
+        """Adaptation that has seen no draws."""
+        xp = target.backend.xp
+        return Adaptation(
+            adaptation.start_step_size(xp, step_size, (self.num_chains, 1)),
+            adaptation.start_moments(xp, target.layout.dim, self.preconditioner == "dense"),
+        )
 
     def _warming(self, target: Target) -> Any:
         xp, step, fixed, goal = target.backend.xp, type(self).step, self.step_size, self.target_accept_prob
@@ -141,8 +147,8 @@ class Chains(Engine):
         def transition(both: Any, noise: Any, arrays: Any) -> tuple[Any, Any]:
             state, learned = both
             state, info = step(xp, target.density(arrays), state, noise)
-            rate = xp.mean(info.acceptance_rate)
-            step_size = adaptation.adapt_step_size(xp, learned.step_size, rate, goal)
+            rate = info.acceptance_rate
+            step_size = adaptation.adapt_step_size(xp, learned.step_size, rate[:, None], goal)
             if fixed is None:
                 state = state._replace(step_size=xp.exp(step_size.log_step))
             moments = adaptation.add_draws(xp, learned.moments, state.position)
@@ -165,6 +171,11 @@ class Chains(Engine):
         return Outcome(
             positions=positions, stats=stats, exact=self.exact, attrs={"biased": not self.exact}, warnings=found
         )
+
+
+def _mean_step(xp: Any, learned: Adaptation) -> Any:
+    """Geometric mean over chains of the adapted step sizes; scalar."""
+    return xp.exp(xp.mean(learned.step_size.log_average))
 
 
 def _restart(step_size: float, preconditioner: str) -> float:

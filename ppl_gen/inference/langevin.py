@@ -14,7 +14,7 @@ class State(NamedTuple):
         position: (chains, dim), unconstrained.
         log_density: (chains,).
         gradient: of the log density, (chains, dim).
-        step_size: scalar.
+        step_size: scalar, or (chains, 1) in warm-up.
         scale: preconditioner S with S S^T a covariance: (dim,) of a diagonal, or (dim, dim) lower triangular.
     """
 

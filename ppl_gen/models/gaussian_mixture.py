@@ -40,6 +40,7 @@ class GaussianMixture:
     dims: ClassVar[dict[str, list[str | None]]] = {
         "weights": ["component"],
         "locs": ["component", "feature"],
+        "scales": ["component", "feature"],  # of full and diag
     }
 
     def __post_init__(self) -> None:
@@ -95,13 +96,14 @@ class GaussianMixture:
     def starts(
         self, data: Mapping[str, np.ndarray], num_starts: int, rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
-        """Parameters of k-means++ partitions, with a leading axis of starts."""
+        """Parameters of k-means++ partitions, components in order, with a leading axis of starts."""
         x = np.asarray(data["x"], dtype=float)
         _shape(x)
         if len(x) < self.num_components:
             raise ValueError(f"{self.num_components} components need at least as many rows, got {len(x)}")
         runs = [self._of_labels(x, _kmeans.labels(x, self.num_components, rng)) for _ in range(num_starts)]
-        return {name: np.stack([r[name] for r in runs]) for name in runs[0]}
+        # In one order: chains in different ones would have no common scale to adapt to.
+        return self.relabel({name: np.stack([r[name] for r in runs]) for name in runs[0]}, 1)
 
     def _of_labels(self, x: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
         k, d = self.num_components, x.shape[1]

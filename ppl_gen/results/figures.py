@@ -89,7 +89,8 @@ def rank_figure(posterior: Any, var_names: Sequence[str] | None = None, max_pane
             counts = np.histogram(ranks[chain], edges)[0]
             axis.stairs(counts, edges, baseline=None, color=colour(chain), lw=1.3)
         axis.set_title(name)
-        axis.set(xlim=(0, 1), ylim=(0, None))
+        axis.set_xlim(0, 1)
+    axes[0, 0].set_ylim(0, None)  # shared, so only when all is drawn
     for axis in axes[:, 0]:
         axis.set_ylabel("draws per bin")
     for column in range(columns):
@@ -119,7 +120,7 @@ def forest_figure(results: Sequence[tuple[str, Any]], var_names: Sequence[str] |
     if not names:
         raise ValueError(f"nothing to draw: no result has {list(var_names) if var_names else 'any variable'}")
     shown = names[:max_rows]
-    figure, axes = new_figure(7.5, 1.0 + len(shown) * max(0.32, 0.17 * len(by_label)))
+    figure, axes = new_figure(7.5, 1.0 + len(shown) * max(0.32, 0.08 + 0.11 * len(by_label)))
     forest_panel(axes[0, 0], by_label, shown, ci)
     if len(by_label) > 1:
         handles, labels = axes[0, 0].get_legend_handles_labels()
@@ -268,7 +269,7 @@ def _fit_scale(axis: Axes, values: np.ndarray) -> None:
     late = late[np.isfinite(late)] if np.isfinite(late).any() else finite
     if low > 0 and high / low > 30:
         axis.set_yscale("log")
-    elif low <= 0 and high - low > 100 * max(np.ptp(late), 1e-12):
+    elif low <= 0 and high - low > 30 * max(np.abs(late).max(), 1e-12):
         # The start dwarfs the rest: linear around where the curve ends up, logarithmic beyond.
         axis.set_yscale("symlog", linthresh=10 ** np.ceil(np.log10(max(np.abs(late).max(), 1e-6))))
     axis.locator_params(axis="x", integer=True)

@@ -66,7 +66,7 @@ class Run:
             posterior.update(predicting.constrain(target, outcome.positions))
         posterior, params = _relabelled(target, posterior, outcome.params)
         latents = {n: posterior[n] for n in target.layout.names if n in posterior}
-        found = diagnose(latents, outcome.stats) if outcome.stats else []
+        found = diagnose(latents, outcome.stats) if "lp" in outcome.stats else []  # chains
         host = target.backend.to_numpy
         observed = {n: host(target.sites[n].value) for n in target.observed}
         constants = {n: x for n, x in target.bound.host.items() if n not in observed}
