@@ -21,9 +21,12 @@ import torch._inductor.config
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
-# A graph costs about 3 microseconds a node when it is interpreted; compiling it, some seconds once.
-_SECONDS_PER_NODE = 3e-6
-_SECONDS_TO_COMPILE = 8.0
+# A graph costs about 5 microseconds a node when it is interpreted; compiling it, some seconds once.
+_SECONDS_PER_NODE = 5e-6
+_SECONDS_TO_COMPILE = 6.0
+
+# The generator's own stream, as without compilation; no threads for loops so short that starting them costs more.
+_INDUCTOR = {"fallback_random": True, "cpp.min_chunk_size": 16384}
 
 
 def asarray(x: Any, dtype: str | None = None) -> torch.Tensor:
@@ -142,8 +145,7 @@ def _machine_code(graph: torch.fx.GraphModule, tensors: list[torch.Tensor]) -> C
     if not (shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")):
         return graph
     try:
-        # fallback_random: the generator's own stream, as without compilation
-        with torch.no_grad(), torch._inductor.config.patch(fallback_random=True):
+        with torch.no_grad(), torch._inductor.config.patch(_INDUCTOR):
             compiled = torch._inductor.compile(graph, tensors)
             compiled(*tensors)
         return compiled

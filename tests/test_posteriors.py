@@ -1,0 +1,71 @@
+"""NUTS and MALA on the eight posteriors of posteriordb, held to the acceptance rule of the data's README."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import ppl_gen as pg
+from ppl_gen.evaluation import ess, rhat
+from tests.posteriors import POSTERIORS, by_reference_name
+
+NUTS = {"num_warmup": 500, "num_samples": 1000, "num_chains": 4}
+# Its coefficients (sd 0.001) lie below what Stan's regularisation of the mass matrix tells apart: sigma mixes slowly.
+SBLRC = {"num_warmup": 1000, "num_samples": 2000, "num_chains": 4, "dense_mass": True}
+NUMPYRO = {
+    "eight_schools": {**NUTS, "num_samples": 2000, "target_accept_prob": 0.95},
+    "kidiq": {**NUTS, "dense_mass": True},
+    "sblrc": SBLRC,
+}
+PYRO = {
+    "eight_schools": {**NUTS, "num_chains": 2, "num_samples": 1500, "target_accept_prob": 0.9},
+    "kidiq": {**NUTS, "num_chains": 2, "dense_mass": True},
+    "arK": {**NUTS, "num_chains": 2, "dense_mass": True},
+    "sblrc": SBLRC,
+    "mixture": {**NUTS, "num_chains": 2},
+    "dogs": {**NUTS, "num_chains": 2, "dense_mass": True},
+}
+QUICK = ("eight_schools", "arK", "dogs")
+MALA = {
+    "eight_schools": {"num_samples": 20_000, "target_accept_prob": 0.8},
+    "dogs": {"preconditioner": "dense"},
+    "gp": {},
+    "sblrc": {"preconditioner": "dense", "num_warmup": 2000, "num_samples": 20_000},
+}
+# Effective draws that a run must have: the Monte Carlo error of a mean is then below 0.038 reference sd and that of an
+# sd below 0.05 (tau of the eight schools, the heaviest tail) or 0.03 sd (the others), so that a right sampler keeps
+# the README's 0.15 by about four of its errors or more. No allowance is made on top.
+ENOUGH = 700
+
+
+def _check(name, data_dir, engine, backend, seed=1, **options):
+    held = POSTERIORS[name]
+    run = pg.infer(held.program, held.data(data_dir), engine, backend, seed=seed, progress=False, **options)
+    draws = by_reference_name(run.posterior)
+    parameters, heavy_tailed = held.reference(data_dir)
+    assert parameters and set(parameters) <= set(draws)
+    failed = {}
+    for parameter, reference in parameters.items():
+        x = draws[parameter]
+        off, ratio = abs(x.mean() - reference["mean"]) / reference["sd"], x.std() / reference["sd"]
+        right = off <= 0.15 and (parameter in heavy_tailed or 0.85 <= ratio <= 1.15)
+        if not (right and rhat(x) < 1.02 and ess(x) >= ENOUGH):
+            failed[parameter] = {"off": off, "sd ratio": ratio, "rhat": float(rhat(x)), "ess": float(ess(x))}
+    assert not failed, failed
+    assert np.isfinite(run.stats["lp"]).all()
+    return run
+
+
+@pytest.mark.parametrize("name", POSTERIORS)
+def test_nuts_on_numpyro(name, data_dir):
+    _check(name, data_dir, "nuts", "numpyro", **NUMPYRO.get(name, NUTS))
+
+
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in PYRO])
+def test_nuts_on_pyro(name, data_dir):
+    _check(name, data_dir, "nuts", "pyro", **PYRO[name])
+
+
+@pytest.mark.parametrize("name", MALA)
+def test_mala_on_numpyro(name, data_dir):
+    _check(name, data_dir, "mala", "numpyro", **MALA[name])
