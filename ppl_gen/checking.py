@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import html
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -224,7 +225,7 @@ def _site_differences(first: str, one: View, second: str, other: View) -> list[s
     ]
 
 
-def _difference(a: np.ndarray, b: np.ndarray) -> float:
+def _difference(a: Any, b: Any) -> float:
     """Largest difference, relative to the largest entry at that point (at least 1); equal infinities are equal."""
     a, b = (x.reshape(len(x), -1) for x in (a, b))
     same = (a == b) | (np.isnan(a) & np.isnan(b))
@@ -247,7 +248,11 @@ def _disagreements(report: Report) -> list[str]:
 
 
 def _engines(target: Target) -> dict[str, str]:
-    return {name: _applies(lambda name=name: resolve(name, {}).check(target)) for name in engines()}
+    return {name: _applies(functools.partial(_check_engine, name, target)) for name in engines()}
+
+
+def _check_engine(name: str, target: Target) -> None:
+    resolve(name, {}).check(target)
 
 
 def _applies(check: Callable[[], None]) -> str:

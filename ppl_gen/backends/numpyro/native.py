@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -115,9 +115,9 @@ class NumPyroSVI:
         self._svi: Any = None
         self._advance = jax.jit(self._advance_all, static_argnums=1)
 
-    def init(self, seed: int, arrays: Any, values: dict[str, Any] | None = None) -> Any:
+    def init(self, seed: int, arrays: Any, values: Mapping[str, Any] | None = None) -> Any:
         """The initial state of a run; an autoguide starts at ``values`` (site -> constrained), elsewhere at random."""
-        svi = SVI(self._model, self._make_guide(values or {}), self._optimiser, self._elbo)
+        svi = SVI(self._model, self._make_guide(dict(values or {})), self._optimiser, self._elbo)
         state = svi.init(jax.random.PRNGKey(seed), arrays)
         if self._svi is None:
             self._svi = svi

@@ -157,8 +157,8 @@ def _is_seen(msg: dict[str, Any]) -> bool:
 
 def _site(msg: dict[str, Any], request: Request, log_dets: dict[str, Any], full: dict[str, int]) -> Site:
     name, kind, value = msg["name"], msg["type"], msg["value"]
-    plates = [Plate(f.name, f.dim, f.size, full[f.name]) for f in msg.get("cond_indep_stack", ())]
-    plates = tuple(sorted(plates, key=lambda p: p.dim))  # as in the batch shape, from left to right
+    frames_seen = [Plate(f.name, f.dim, f.size, full[f.name]) for f in msg.get("cond_indep_stack", ())]
+    plates = tuple(sorted(frames_seen, key=lambda p: p.dim))  # as in the batch shape, from left to right
     if kind == "plate":
         return Site(name, "plate", value)
     if kind == "deterministic":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyro
@@ -175,7 +175,7 @@ class PyroSVI:
         self._compiled = compile(self._differentiated, calls=calls)
         self._traceable = elbo != "renyi"  # Pyro's Renyi bound has no differentiable loss
 
-    def init(self, seed: int, arrays: Any, values: dict[str, Any] | None = None) -> Any:
+    def init(self, seed: int, arrays: Any, values: Mapping[str, Any] | None = None) -> Any:
         """The initial state of a run: the parameters by name, constrained.
 
         An autoguide starts at ``values`` (site -> constrained), elsewhere at random.

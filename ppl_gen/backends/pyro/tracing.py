@@ -167,8 +167,8 @@ def _is_seen(node: Any) -> bool:
 def _site(node: Any, request: Request, assign: Assign) -> Site:
     name, value, log_det = node["name"], node["value"], assign.log_dets.get(node["name"])
     frames = (f for f in node["cond_indep_stack"] if f.dim is not None)
-    plates = [Plate(f.name, f.dim, int(f.size), int(f.full_size or f.size)) for f in frames]
-    plates = tuple(sorted(plates, key=lambda p: p.dim))  # as in the batch shape, from left to right
+    frames_seen = [Plate(f.name, f.dim, int(f.size), int(f.full_size or f.size)) for f in frames]
+    plates = tuple(sorted(frames_seen, key=lambda p: p.dim))  # as in the batch shape, from left to right
     if node["type"] == "param":
         constraint = node["kwargs"].get("constraint", constraints.real)
         return Site(name, "param", value, constraint=constraint, log_det=log_det, plates=plates)

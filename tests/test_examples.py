@@ -1,0 +1,28 @@
+"""Every example runs, and its assertions against known answers hold; quick settings."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = sorted((Path(__file__).resolve().parent.parent / "examples").glob("*.py"))
+#: NumPyro runs them all; Pyro, whose chains take turns, those that are quick there.
+BOTH = ("gaussian_mixture", "native_programs")
+CASES = [(path, "numpyro") for path in EXAMPLES] + [(path, "pyro") for path in EXAMPLES if path.stem in BOTH]
+
+
+@pytest.mark.parametrize(("path", "backend"), CASES, ids=[f"{path.stem}-{backend}" for path, backend in CASES])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # a short run may warn that it is short
+def test_example(path, backend, monkeypatch):
+    monkeypatch.setenv("PPL_GEN_EXAMPLE_SAMPLES", "300")
+    monkeypatch.setenv("PPL_GEN_EXAMPLE_STEPS", "800")
+    spec = importlib.util.spec_from_file_location(f"example_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.main(backend)
+
+
+def test_there_are_examples():
+    assert len(EXAMPLES) >= 5
