@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -33,8 +33,12 @@ def in_short(error: Exception) -> str:
     return said if isinstance(error, SiteError) else f"{type(error).__name__}: {said}"
 
 
-def check_prototype(sites: Mapping[str, Site], bound: Bound) -> None:
+def check_prototype(sites: Mapping[str, Site], bound: Bound, again: Callable[[], Mapping[str, Site]]) -> None:
     """Sites that fit together and data inside their supports.
+
+    Args:
+        again: runs the program once more, with other latents: a support that differs then is not the data's fault, and
+            the density says where they are impossible.
 
     Raises:
         ProgramError: naming the site.
@@ -46,8 +50,9 @@ def check_prototype(sites: Mapping[str, Site], bound: Bound) -> None:
     for site in random:
         _check_shapes(site, name)
     for site in random:
-        if site.kind == "observed":
-            _check_support(site, bound)
+        outside = site.kind == "observed" and not np.all(bound.backend.to_numpy(site.in_support))
+        if outside and repr(again()[site.name].constraint) == repr(site.constraint):
+            _refuse_values(site, bound)
 
 
 def _check_shapes(site: Site, program: str) -> None:
@@ -70,18 +75,16 @@ def _check_shapes(site: Site, program: str) -> None:
         )
 
 
-def _check_support(site: Site, bound: Bound) -> None:
+def _refuse_values(site: Site, bound: Bound) -> None:
     inside = np.asarray(bound.backend.to_numpy(site.in_support))
-    if not inside.all():
-        value = bound.backend.to_numpy(site.value)
-        bad = np.broadcast_to(~inside, value.shape[: inside.ndim]) if inside.ndim else np.array(True)
-        some = np.unique(value[bad])[:3] if bad.ndim else value
-        raise ProgramError(
-            f"observed site {site.name!r} of {bound.program.name} has {int(bad.sum())} of {bad.size} values "
-            "outside the "
-            f"support {site.constraint} of {_kind(site.distribution)}, e.g. {np.asarray(some).tolist()}: correct the "
-            "data or choose a distribution that can give them"
-        )
+    value = bound.backend.to_numpy(site.value)
+    bad = np.broadcast_to(~inside, value.shape[: inside.ndim]) if inside.ndim else np.array(True)
+    some = np.unique(value[bad])[:3] if bad.ndim else value
+    raise ProgramError(
+        f"observed site {site.name!r} of {bound.program.name} has {int(bad.sum())} of {bad.size} values outside the "
+        f"support {site.constraint} of {_kind(site.distribution)}, e.g. {np.asarray(some).tolist()}: correct the "
+        "data or choose a distribution that can give them"
+    )
 
 
 def _kind(distribution: Any) -> str:

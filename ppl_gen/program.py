@@ -11,6 +11,7 @@ import numpy as np
 
 from ppl_gen import backends
 from ppl_gen.backends.protocol import Backend
+from ppl_gen.surroundings import surroundings
 
 GUIDES = ("normal", "diagonal", "multivariate_normal", "low_rank", "delta", "laplace")
 
@@ -135,8 +136,10 @@ class Bound:
         self._kwargs = {name: self._slot(name, value) for name, value in kwargs.items()}
         self.arrays = {name: backend.asarray(value) for name, value in self.host.items()}
         shapes = tuple((name, x.shape, str(x.dtype)) for name, x in self.host.items())
-        statics = tuple(map(_hashable, (*self._args, *self._kwargs.items())))
-        self.key = (backend.name, setting, shapes, statics)
+        held = (*enumerate(self._args), *self._kwargs.items())
+        statics = tuple((name, type(value), _hashable(value)) for name, value in held)
+        read = tuple(surroundings(f) for f in (program.model, program.guide) if inspect.isfunction(f))
+        self.key = (backend.name, setting, shapes, statics, read)
 
     def _slot(self, name: str, value: Any) -> Any:
         array = as_array(name, value)
@@ -170,10 +173,11 @@ class Bound:
 
 
 def _hashable(value: Any) -> Any:
+    """``value``, or what equals nothing else where it may change in place: then nothing compiled is shared."""
     try:
         hash(value)
     except TypeError:
-        return id(value)
+        return object()
     return value
 
 
@@ -238,5 +242,5 @@ def _check_finite(name: str, array: np.ndarray) -> None:
         where = tuple(int(i) for i in np.argwhere(bad)[0])
         raise DataError(
             f"{name!r} has {int(bad.sum())} entries that are NaN or infinite, the first at index {where}: expected "
-            "finite numbers; drop or impute these rows, or leave them out by pg.mask"
+            "finite numbers; drop or impute these rows, or put a number there and leave them out by pg.mask"
         )

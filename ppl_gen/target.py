@@ -90,13 +90,15 @@ class Target:
 
     def _prototype(self) -> dict[str, Site]:
         try:
-            sites = self.backend.trace(
-                lambda: self.bound.model(self.arrays), Request(key=self.backend.key(0), check=True)
-            )
+            sites = self._drawn(0)
         except Exception as error:
             raise explain_failure(error, self.bound) from error
-        check_prototype(sites, self.bound)
+        check_prototype(sites, self.bound, lambda: self._drawn(1))
         return sites
+
+    def _drawn(self, seed: int) -> dict[str, Site]:
+        """The sites of a run with latents from the prior."""
+        return self.trace(self.arrays, key=self.backend.key(seed), check=True)
 
     # Running the program -----------------------------------------------------------------------------------
 

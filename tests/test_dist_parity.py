@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
+import ppl_gen as pg
 from ppl_gen.backends import names
 from ppl_gen.backends.numpyro import distributions as nd
 from ppl_gen.backends.pyro import distributions as pd
@@ -325,3 +326,20 @@ def test_counts_may_be_integers_or_floats(name, value):
     make, _ = CASES[name][0]
     ours, theirs = both(make)
     close(ours.log_prob(jnp.asarray(value)), theirs.log_prob(tensor(value)))
+
+
+@pytest.mark.parametrize("backend", ["numpyro", "pyro"])
+@pytest.mark.parametrize(
+    ("name", "arguments", "inside", "outside"),
+    [
+        ("Uniform", (0.0, 2.0), 1.0, 3.0),
+        ("Pareto", (2.0, 3.0), 2.5, 1.0),
+        ("DiscreteUniform", (1, 4), 2, 6),
+        ("BetaBinomial", (2.0, 3.0, 3), 2.0, 7.0),
+    ],
+)
+def test_nothing_outside_of_bounds_that_may_be_latent(backend, name, arguments, inside, outside):
+    with pg.on(backend) as active:
+        value = active.asarray(np.array([inside, outside]))
+        log_prob = active.to_numpy(getattr(pg.dist, name)(*arguments).log_prob(value))
+    assert np.isfinite(log_prob[0]) and log_prob[1] == -np.inf

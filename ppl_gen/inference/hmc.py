@@ -86,7 +86,7 @@ class HMC(Engine):
         options = {
             "algorithm": self.algorithm,
             "num_warmup": self.num_warmup,
-            "calls": calls,
+            "calls": 10 ** math.ceil(math.log10(calls)),  # coarse: runs of like length share what is compiled
             "step_size": self.step_size,
             "target_accept_prob": self.target_accept_prob,
             "dense_mass": self.dense_mass,

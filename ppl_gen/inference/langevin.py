@@ -70,5 +70,8 @@ def _transposed(scale: Any, v: Any) -> Any:
 
 
 def info(xp: Any, log_ratio: Any) -> Info:
-    """What a step with this log ratio reports; it diverged where the ratio is below exp(-1000)."""
-    return Info(xp.exp(xp.minimum(log_ratio, 0.0)), -log_ratio, log_ratio < -1000.0)
+    """What a step with this log ratio reports; it diverged where the density at the proposal is not finite.
+
+    A long overshoot with a finite density is a rejected proposal like any other: no trajectory has been lost.
+    """
+    return Info(xp.exp(xp.minimum(log_ratio, 0.0)), -log_ratio, ~xp.isfinite(log_ratio))

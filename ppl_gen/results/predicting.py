@@ -46,7 +46,7 @@ def _values(target: Target, posterior: Draws, params: Draws) -> dict[str, np.nda
     return flat
 
 
-def _run(target: Target, name: str, f: Callable[..., Any], values: Any, seed: int, random: bool) -> Any:
+def _run(target: Target, name: Any, f: Callable[..., Any], values: Any, seed: int, random: bool) -> Any:
     mapped = target.compiled((name, tuple(values)), lambda: target.backend.map_draws(f, random=random, batch_size=256))
     on_device = target.backend.from_numpy({n: np.ascontiguousarray(v) for n, v in values.items()})
     if not on_device:  # nothing to condition on: one row stands for the draw
@@ -83,8 +83,7 @@ def log_prob(target: Target, posterior: Draws, params: Draws) -> np.ndarray:
         total = sum(x.reshape(len(x), -1).sum(1) for x in flat)
     else:
         total = sum(flat)
-    top = total.max(0)
-    return top + np.log(np.exp(total - top).mean(0))
+    return np.logaddexp.reduce(total, axis=0) - np.log(len(total))
 
 
 def _left_open(missing: list[str]) -> str:
@@ -92,13 +91,13 @@ def _left_open(missing: list[str]) -> str:
 
 
 def predict(
-    target: Target, posterior: Draws, params: Draws, num_samples: int | None, seed: int
+    target: Target, posterior: Draws, params: Draws, num_samples: int | None, seed: int, outputs: tuple[str, ...]
 ) -> dict[str, np.ndarray]:
-    """Observed sites drawn anew, name -> (chain, draw, ...)."""
+    """Sites ``outputs`` drawn anew, whether these data observe them or not, name -> (chain, draw, ...)."""
     if num_samples is not None:
         posterior = {n: _spread(x, num_samples) for n, x in posterior.items()}
     lead = next((x.shape[:2] for x in posterior.values()), (1, 1))
-    drawn = _draw(target, _values(target, posterior, params), seed)
+    drawn = _draw(target, _values(target, posterior, params), seed, outputs)
     return {n: np.asarray(x).reshape(*lead, *x.shape[1:]) for n, x in drawn.items()}
 
 
@@ -108,19 +107,19 @@ def _spread(x: np.ndarray, num_samples: int) -> np.ndarray:
     return x[:, np.linspace(0, x.shape[1] - 1, per_chain).astype(int)]
 
 
-def _draw(target: Target, values: Any, seed: int) -> dict[str, np.ndarray]:
+def _draw(target: Target, values: Any, seed: int, outputs: tuple[str, ...]) -> dict[str, np.ndarray]:
     def simulate(values: Any, key: Any, arrays: Any) -> Any:
         given = {n: v for n, v in values.items() if n}
         sites = target.trace(arrays, values=given, hide_observed=True, key=key)
-        return {n: sites[n].value for n in target.observed}
+        return {n: sites[n].value for n in outputs}
 
-    if not target.observed:
+    if not outputs:
         raise ProgramError(
             f"{target.program.name} observes nothing: pass data with its observations, which predict and sample "
             "draw anew"
         )
     _refuse_flat(target, values)
-    return _run(target, "simulate", simulate, values, seed, True)
+    return _run(target, ("simulate", outputs), simulate, values, seed, True)
 
 
 def _refuse_flat(target: Target, values: Draws) -> None:
@@ -136,7 +135,7 @@ def _refuse_flat(target: Target, values: Draws) -> None:
 def sample(target: Target, posterior: Draws, params: Draws, n: int, seed: int) -> Any:
     """n data sets, each from a random draw of the posterior."""
     values = _values(target, posterior, params)
-    drawn = _draw(target, _chosen(values, n, seed), seed)
+    drawn = _draw(target, _chosen(values, n, seed), seed, target.observed)
     return drawn[target.observed[0]] if len(target.observed) == 1 else drawn
 
 

@@ -140,7 +140,7 @@ class Run:
             _check_count("num_samples", num_samples)
         with self._scope():
             target = self._target(data)
-            drawn = predicting.predict(target, self.posterior, self.params, num_samples, seed)
+            drawn = predicting.predict(target, self.posterior, self.params, num_samples, seed, tuple(self.observed))
         groups = {"posterior_predictive": drawn, "observed_data": self.observed if data is None else {}}
         coords = self.coords if data is None else {}
         return to_idata(groups, dims=naming.dims(target), coords=coords, attrs=self._idata_attrs())
@@ -168,7 +168,9 @@ class Run:
         Discrete latents are summed out.
         """
         with self._scope():
-            return predicting.log_prob(self._target(data), self.posterior, self.params)
+            target = self._target(data)
+            target.require_full_data("log_prob")
+            return predicting.log_prob(target, self.posterior, self.params)
 
     @property
     def log_prob_kind(self) -> str:

@@ -24,15 +24,46 @@ class ImproperUniform(native.ImproperUniform):
 
 
 class BetaBinomial(native.BetaBinomial):
-    """NumPyro's, with log B(a, b) by log gamma: `betaln` of JAX is off by up to 1e-6."""
+    """NumPyro's, with log B(a, b) by log gamma: `betaln` of JAX is off by up to 1e-6; -inf above the count."""
 
     pytree_data_fields = ()
 
     def log_prob(self, value):
+        inside = self.support(value)
+        value = jnp.where(inside, value, 0)
         n, a, b = self.total_count, self.concentration1, self.concentration0
         chosen = gammaln(n + 1.0) - gammaln(value + 1.0) - gammaln(n - value + 1.0)
         won = gammaln(value + a) + gammaln(n - value + b) - gammaln(n + a + b)
-        return chosen + won - (gammaln(a) + gammaln(b) - gammaln(a + b))
+        return jnp.where(inside, chosen + won - (gammaln(a) + gammaln(b) - gammaln(a + b)), -jnp.inf)
+
+
+class Uniform(native.Uniform):
+    """NumPyro's, with density 0 outside of its bounds, which may be latents."""
+
+    pytree_data_fields = ()
+
+    def log_prob(self, value):
+        return jnp.where(self.support(value), super().log_prob(value), -jnp.inf)
+
+
+class DiscreteUniform(native.DiscreteUniform):
+    """NumPyro's, with probability 0 outside of its bounds, which may be latents."""
+
+    pytree_data_fields = ()
+
+    def log_prob(self, value):
+        return jnp.where(self.support(value), super().log_prob(value), -jnp.inf)
+
+
+class Pareto(native.Pareto):
+    """NumPyro's, with density 0 below its scale, which may be a latent."""
+
+    pytree_data_fields = ()
+
+    def log_prob(self, value, intermediates=None):
+        inside = self.support(value)
+        held = jnp.where(inside, value, self.scale)
+        return jnp.where(inside, super().log_prob(held, intermediates), -jnp.inf)
 
 
 class Flat(ImproperUniform):

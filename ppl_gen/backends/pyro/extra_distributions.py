@@ -125,7 +125,7 @@ class DiscreteUniform(TorchDistribution):
 
     def log_prob(self, value):
         log_count = torch.log((self.high + 1 - self.low).to(torch.get_default_dtype()))
-        return (-log_count).expand(torch.broadcast_shapes(value.shape, self.batch_shape))
+        return torch.where(self.support.check(value), -log_count, -math.inf)
 
     def sample(self, sample_shape=()):
         u = torch.rand(self._extended_shape(sample_shape), dtype=torch.float64)

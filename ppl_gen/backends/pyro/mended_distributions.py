@@ -48,6 +48,22 @@ class Binomial(native.Binomial):
         return values.expand((-1, *self.batch_shape)) if expand else values
 
 
+class BetaBinomial(native.BetaBinomial):
+    """Has -inf above the count, also two and more above, where differences of infinities are not numbers."""
+
+    def log_prob(self, value):
+        inside = self.support.check(value)
+        return torch.where(inside, super().log_prob(torch.where(inside, value, 0)), -math.inf)
+
+
+class Pareto(native.Pareto):
+    """Has density 0 below its scale, which may be a latent."""
+
+    def log_prob(self, value):
+        inside = self.support.check(value)
+        return torch.where(inside, super().log_prob(torch.where(inside, value, self.scale)), -math.inf)
+
+
 class LKJ(native.LKJ):
     """Can be expanded (Pyro's raises)."""
 
