@@ -7,6 +7,7 @@ import pytest
 
 import ppl_gen as pg
 from ppl_gen import dist
+from ppl_gen.evaluation import ess
 
 BACKENDS = ("numpyro", "pyro")
 Y = np.array([2.0, 2.0])
@@ -62,7 +63,7 @@ def test_a_support_that_a_latent_bounds(backend):
     mean, square = (grid * weight).sum() / weight.sum(), (grid**2 * weight).sum() / weight.sum()
     run = pg.infer(_bounded, x, "nuts", backend, num_chains=2, num_warmup=300, num_samples=500, progress=False)
     top = run.posterior["top"]
-    error = np.sqrt(square - mean**2) / np.sqrt(float(pg.evaluation.ess(top)))
+    error = np.sqrt(square - mean**2) / np.sqrt(float(ess(top)))
     assert abs(top.mean() - mean) < 5 * error  # five Monte Carlo standard errors: one seed in two million fails
     assert run.log_prob([1.0, 50.0])[1] == -np.inf
 

@@ -18,6 +18,7 @@ import numpy as np
 import pyro
 import torch
 import torch._inductor.config
+from pyro.infer import trace_elbo, trace_mean_field_elbo
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
@@ -124,12 +125,19 @@ def _unflatten(spec: Any, results: Any) -> Any:
     return pytree.tree_unflatten(results, spec)
 
 
+def _kept(x: Any) -> Any:
+    """A number of which Pyro wants the value only: in a graph, the tensor without its gradient."""
+    return x.detach() if isinstance(x, torch.Tensor) else x
+
+
 @contextmanager
 def _unchecked() -> Iterator[None]:
     """Pyro as it is under ``torch.jit.trace``: without its checks and shortcuts that look at values."""
     with (
         warnings.catch_warnings(),
         mock.patch.object(pyro.util, "torch_isnan", lambda x: False),
+        mock.patch.object(trace_elbo, "torch_item", _kept),
+        mock.patch.object(trace_mean_field_elbo, "torch_item", _kept),
         mock.patch.object(torch._C, "_get_tracing_state", lambda: True),
     ):
         warnings.simplefilter("ignore", torch.jit.TracerWarning)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import pyro
@@ -207,7 +208,7 @@ class PyroSVI:
         if self._traceable:
             try:
                 return self._compiled({n: t.detach() for n, t in self._tensors.items()}, arrays)
-            except Exception:  # tracing fails in many ways, and Pyro's own evaluation is always right
+            except (RuntimeError, ValueError, TypeError, NotImplementedError):  # Pyro's own way is always right
                 self._traceable = False
         for tensor in self._tensors.values():
             tensor.grad = None
@@ -222,7 +223,7 @@ class PyroSVI:
         with torch.enable_grad():
             leaves = {n: t.detach().requires_grad_() for n, t in tensors.items()}
             values = {n: transform_to(self._constraints[n])(t) for n, t in leaves.items()}
-            with Assign(Request(values=values), once=False):
+            with _swapped(self._guide, self._tensors, leaves), Assign(Request(values=values), once=False):
                 loss = self._elbo.differentiable_loss(self._model, self._guide, arrays)
             found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
         gradients = (torch.zeros_like(t) if g is None else g for t, g in zip(leaves.values(), found, strict=True))
@@ -238,6 +239,22 @@ class PyroSVI:
     def guide(self, arrays: Any) -> Any:
         """Run the guide; its params must be handed in by a request."""
         return self._guide(arrays)
+
+
+@contextmanager
+def _swapped(guide: Any, held: Mapping[str, torch.Tensor], leaves: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """``leaves`` in the place of a guide's plain parameters, which Pyro reads from the module, not from its store."""
+    names = {id(tensor): name for name, tensor in held.items()}
+    modules = guide.modules() if isinstance(guide, torch.nn.Module) else ()
+    owners = [(m._parameters, n) for m in modules for n in m._parameters if not n.endswith("_unconstrained")]
+    before = [(table, n, table[n]) for table, n in owners if id(table[n]) in names]
+    try:
+        for table, n, tensor in before:
+            table[n] = leaves[names[id(tensor)]]
+        yield
+    finally:
+        for table, n, tensor in before:
+            table[n] = tensor
 
 
 def _guide(
