@@ -12,6 +12,7 @@ import numpy as np
 
 from ppl_gen import backends
 from ppl_gen.backends.protocol import Site
+from ppl_gen.checks import kind
 from ppl_gen.inference.engine import engines, resolve
 from ppl_gen.program import DataError, Program
 from ppl_gen.target import Target
@@ -148,9 +149,7 @@ def _row(target: Target, site: Site) -> dict[str, Any]:
 
 def _distribution(d: Any) -> str:
     """The name of a distribution behind what expands and masks it."""
-    while d is not None and type(d).__name__ in ("ExpandedDistribution", "MaskedDistribution", "Independent"):
-        d = d.base_dist
-    name = "" if d is None else type(d).__name__
+    name = "" if d is None else kind(d)
     return name.removesuffix("Probs").removesuffix("Logits") or name
 
 

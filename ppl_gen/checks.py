@@ -82,12 +82,12 @@ def _refuse_values(site: Site, bound: Bound) -> None:
     some = np.unique(value[bad])[:3] if bad.ndim else value
     raise ProgramError(
         f"observed site {site.name!r} of {bound.program.name} has {int(bad.sum())} of {bad.size} values outside the "
-        f"support {site.constraint} of {_kind(site.distribution)}, e.g. {np.asarray(some).tolist()}: correct the "
+        f"support {site.constraint} of {kind(site.distribution)}, e.g. {np.asarray(some).tolist()}: correct the "
         "data or choose a distribution that can give them"
     )
 
 
-def _kind(distribution: Any) -> str:
+def kind(distribution: Any) -> str:
     """The name of a distribution, without what expands or masks it."""
     while hasattr(distribution, "base_dist") and type(distribution).__name__.startswith(("Expand", "Mask", "Indep")):
         distribution = distribution.base_dist
