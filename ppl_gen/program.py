@@ -11,6 +11,7 @@ import numpy as np
 
 from ppl_gen import backends
 from ppl_gen.backends.protocol import Backend
+from ppl_gen.missing import Missing, split
 from ppl_gen.surroundings import surroundings
 
 GUIDES = ("normal", "diagonal", "multivariate_normal", "low_rank", "delta", "laplace")
@@ -134,15 +135,15 @@ class Bound:
         self.networks: dict[str, Any] = {}
         self._args = tuple(self._slot(name, value) for name, value in args)
         self._kwargs = {name: self._slot(name, value) for name, value in kwargs.items()}
-        self.arrays = {name: backend.asarray(value) for name, value in self.host.items()}
-        shapes = tuple((name, x.shape, str(x.dtype)) for name, x in self.host.items())
+        self.arrays = {name: _on_device(backend, value) for name, value in self.host.items()}
+        shapes = tuple((n, x.shape, str(x.dtype), isinstance(self.arrays[n], Missing)) for n, x in self.host.items())
         held = (*enumerate(self._args), *self._kwargs.items())
         statics = tuple((name, type(value), _hashable(value)) for name, value in held)
         read = tuple(surroundings(f) for f in (program.model, program.guide) if inspect.isfunction(f))
         self.key = (backend.name, setting, shapes, statics, read)
 
     def _slot(self, name: str, value: Any) -> Any:
-        array = as_array(name, value)
+        array = as_array(name, value, missing=name in getattr(self.program.model, "missing", ()))
         if array is None:
             return value
         self.host[name] = np.array(array)  # a copy: JAX may share memory with it, and the caller may write to theirs
@@ -170,6 +171,14 @@ class Bound:
     def guide(self, arrays: Mapping[str, Any]) -> Any:
         """Run the guide, where it is a function."""
         return self.call(self.program.guide, arrays)
+
+
+def _on_device(backend: Backend, value: np.ndarray) -> Any:
+    """The array, or the pair that stands for one with missing entries."""
+    if value.dtype.kind == "f" and np.isnan(value).any():
+        values, observed = split(value)
+        return Missing(backend.asarray(values), backend.asarray(observed))
+    return backend.asarray(value)
 
 
 def _hashable(value: Any) -> Any:
@@ -205,8 +214,11 @@ def _name(parameters: list[str], index: int) -> str:
     return parameters[index] if index < len(parameters) else f"argument {index}"
 
 
-def as_array(name: str, value: Any) -> np.ndarray | None:
+def as_array(name: str, value: Any, missing: bool = False) -> np.ndarray | None:
     """``value`` as a checked NumPy array, or None where it is not array-like (scalars, text, functions).
+
+    Args:
+        missing: NaN stands for what was not observed.
 
     Raises:
         DataError: empty, ragged, not numbers, NaN or infinite.
@@ -230,14 +242,14 @@ def as_array(name: str, value: Any) -> np.ndarray | None:
         )
     if array.size == 0:
         raise DataError(f"{name!r} is empty (shape {array.shape}): expected at least one entry")
-    _check_finite(name, array)
+    _check_finite(name, array, missing)
     return array
 
 
-def _check_finite(name: str, array: np.ndarray) -> None:
+def _check_finite(name: str, array: np.ndarray, missing: bool) -> None:
     if array.dtype.kind != "f":
         return
-    bad = ~np.isfinite(array)
+    bad = np.isinf(array) if missing else ~np.isfinite(array)
     if bad.any():
         where = tuple(int(i) for i in np.argwhere(bad)[0])
         raise DataError(

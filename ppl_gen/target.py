@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from ppl_gen.backends.protocol import Backend, Request, Site, UnsupportedError
 from ppl_gen.checks import check_prototype, explain_failure
@@ -14,31 +14,6 @@ from ppl_gen.layout import Layout
 from ppl_gen.program import Bound, Program
 
 _MAX_JOINT_VALUES = 2**20
-
-
-@runtime_checkable
-class Starts(Protocol):
-    """A model that knows good starting values: constrained, with a leading axis of starts, on the host."""
-
-    def starts(self, data: Mapping[str, Any], num_starts: int, rng: Any) -> dict[str, Any]: ...
-
-
-@runtime_checkable
-class ClosedFormEM(Starts, Protocol):
-    """A model that brings the steps of its expectation-maximisation in closed form.
-
-    ``em_step`` is one E- and M-step on the backend's arrays, for one start: (params, data) -> (new params, log
-    likelihood of the old ones). A model may bring ``em_data``, which turns data into the statistics that its steps use.
-    """
-
-    def em_step(self, params: Mapping[str, Any], data: Mapping[str, Any]) -> tuple[dict[str, Any], Any]: ...
-
-
-@runtime_checkable
-class ClosedForm(Protocol):
-    """A model whose maximum likelihood has a closed form."""
-
-    def closed_form(self, data: Mapping[str, Any]) -> dict[str, Any]: ...
 
 
 class Density(Protocol):

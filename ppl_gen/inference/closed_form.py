@@ -8,9 +8,10 @@ from typing import ClassVar
 import numpy as np
 
 from ppl_gen.backends.protocol import UnsupportedError
+from ppl_gen.capabilities import ClosedForm
 from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.engine import Engine, Outcome
-from ppl_gen.target import ClosedForm, Target
+from ppl_gen.target import Target
 
 
 @dataclass(frozen=True, kw_only=True)

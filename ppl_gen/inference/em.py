@@ -9,13 +9,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ppl_gen.backends.protocol import Site, UnsupportedError
+from ppl_gen.capabilities import ClosedFormEM
 from ppl_gen.checks import ProgramError
 from ppl_gen.enumeration import Factor, eliminate
 from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.engine import Engine, Outcome, between, one_of, positive
 from ppl_gen.inference.maximum import OBJECTIVES, point
 from ppl_gen.inference.starts import check_init, positions
-from ppl_gen.target import ClosedFormEM, Target
+from ppl_gen.target import Target
 
 _CHUNK = 20
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from ppl_gen.capabilities import Starts
 from ppl_gen.checks import ProgramError, name_bad_sites
 from ppl_gen.layout import Layout
-from ppl_gen.target import Starts, Target
+from ppl_gen.target import Target
 
 _RADIUS = 2.0
 _TRIES = 30

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ppl_gen.backends.protocol import UnsupportedError
+from ppl_gen.capabilities import Starts
 from ppl_gen.checks import ProgramError, in_short, name_bad_sites
 from ppl_gen.evaluation.pareto_khat import pareto_khat
 from ppl_gen.inference.driver import Driver
@@ -17,7 +18,7 @@ from ppl_gen.inference.engine import Engine, Outcome, between, one_of, positive
 from ppl_gen.inference.laplace import laplace
 from ppl_gen.inference.starts import check_init
 from ppl_gen.program import GUIDES
-from ppl_gen.target import Starts, Target
+from ppl_gen.target import Target
 
 _CHUNK, _WINDOW = 500, 100  # steps in a compiled call; steps whose losses are averaged
 _ELBOS = ("auto", "trace", "mean_field", "enum", "iwae", "renyi")

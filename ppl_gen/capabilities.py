@@ -1,0 +1,65 @@
+"""What a model may bring beside its program, as small Protocols that engines ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+
+@runtime_checkable
+class Starts(Protocol):
+    """A model that knows good starting values: constrained, with a leading axis of starts, on the host."""
+
+    def starts(self, data: Mapping[str, Any], num_starts: int, rng: Any) -> dict[str, Any]: ...
+
+
+@runtime_checkable
+class ClosedFormEM(Starts, Protocol):
+    """A model that brings its expectation-maximisation in closed form, split so that rows of data add up.
+
+    Both are functions on the backend's arrays for one start, without Python branches on values:
+
+    * ``em_statistics(params, around, data, weights) -> (statistics, log likelihood)``, the E-step on some rows:
+      expected sufficient statistics (a dict of arrays) and the log likelihood at ``params``, each a sum over rows.
+    * ``em_update(statistics, around) -> params``, the M-step on the sum over all rows.
+
+    ``around`` are params that stay the same while statistics are added up: sums taken about their locations do not
+    cancel. ``data`` maps argument names to arrays (or :class:`Missing`); ``weights`` (rows,) says how often each row
+    counts, None for once.
+
+    A model may also bring
+
+    * ``em_rows``: the arguments whose leading axis are rows, so that the engine may hand them over block by block;
+    * ``em_summary(around, data, weights)``: a sum over rows that says all that ``em_statistics`` needs; it then gets
+      the summary as its ``data``, and None for ``weights`` (not where entries are missing);
+    * ``latent(params, data)``: posterior of the latents of each row, name -> array.
+    """
+
+    def em_statistics(self, params: Any, around: Any, data: Any, weights: Any) -> tuple[dict[str, Any], Any]: ...
+
+    def em_update(self, statistics: Any, around: Any) -> dict[str, Any]: ...
+
+
+@runtime_checkable
+class ClosedFormVB(Protocol):
+    """A model that brings variational Bayes EM in closed form; q is a tree of hyperparameters, for one start.
+
+    ``vb_starts`` has a leading axis of starts and runs on the host; ``vb_step(q, data, weights) -> (new q, ELBO of q)``
+    on the backend's arrays; on the host again, ``vb_draws`` gives ``num_draws`` draws of the sites from q and
+    ``vb_mean`` their means.
+    """
+
+    def vb_starts(self, data: Mapping[str, Any], num_starts: int, rng: Any) -> dict[str, Any]: ...
+
+    def vb_step(self, q: Any, data: Any, weights: Any) -> tuple[dict[str, Any], Any]: ...
+
+    def vb_draws(self, q: Any, num_draws: int, rng: Any) -> dict[str, Any]: ...
+
+    def vb_mean(self, q: Any) -> dict[str, Any]: ...
+
+
+@runtime_checkable
+class ClosedForm(Protocol):
+    """A model whose maximum likelihood has a closed form."""
+
+    def closed_form(self, data: Mapping[str, Any]) -> dict[str, Any]: ...
