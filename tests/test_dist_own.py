@@ -13,6 +13,7 @@ import pytest
 import torch
 from scipy import integrate, special, stats
 
+import ppl_gen as pg
 from tests.test_dist_parity import M, S, U, _double, both, close, jit, names, nd, pd, tensor  # noqa: F401
 
 BOUNDS = [(-1.0, 2.0), (2.0, 3.0), (-30.0, -29.0), (None, -1.0), (30.0, None), (8.0, 8.1), (-4.0, 50.0)]
@@ -116,6 +117,39 @@ def test_wishart_and_discrete_uniform_have_the_moments_of_their_laws():
     close(pd.Wishart(5.0, tensor(M)).sample((20_000,)).mean(0), 5 * M, 0.15)
     draws = pd.DiscreteUniform(2, 4).sample((20_000,))
     close(np.bincount(draws.numpy(), minlength=5) / 20_000, [0, 0, 1 / 3, 1 / 3, 1 / 3], 0.02)
+
+
+def _correlated_pair(d, loc, covariance):
+    """N(loc, covariance) by functions: in a plate of a program it must be what the library's own is."""
+    root = np.linalg.cholesky(covariance)
+    return d.FromFunctions(
+        d.Normal(0.0, 1.0).expand([2]).to_event(1),
+        lambda e: loc + e @ pg.xp.asarray(root.T),
+        d.MultivariateNormal(loc, covariance).log_prob,
+        (2,),
+    )
+
+
+@pytest.mark.parametrize("backend", ["numpyro", "pyro"])
+def test_from_functions_is_the_distribution_that_its_functions_say(backend):
+    """The posterior mean of a Gaussian location in closed form by MAP, and new rows with the given covariance."""
+    covariance = np.array([[1.0, 0.6], [0.6, 2.0]])
+    x = np.random.default_rng(0).multivariate_normal([1.0, -2.0], covariance, 4000)
+
+    def model(x):
+        loc = pg.sample("loc", pg.dist.Normal(0.0, 0.1).expand([2]).to_event(1))
+        with pg.plate("row", len(x)):
+            pg.sample("x", _correlated_pair(pg.dist, loc, covariance), obs=x)
+
+    run = pg.infer(model, x, "map", backend, progress=False)
+    precision = len(x) * np.linalg.inv(covariance)
+    close(run.params["loc"], np.linalg.solve(precision + 100 * np.eye(2), precision @ x.mean(0)), 1e-6)
+    close(run.log_prob(x), stats.multivariate_normal(run.params["loc"], covariance).logpdf(x), 1e-9)
+    drawn = run.sample(1, seed=1)[0]
+    assert drawn.shape == x.shape
+    # 5 standard errors: sd of a sample (co)variance is at most var sqrt(2 / n), of a mean sqrt(var / n)
+    close(np.cov(drawn.T), covariance, 5 * 2 * math.sqrt(2 / 4000))
+    close(drawn.mean(0), run.params["loc"], 5 * math.sqrt(2 / 4000))
 
 
 # ---- the namespace ---------------------------------------------------------------------------------------

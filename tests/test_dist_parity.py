@@ -90,6 +90,23 @@ CASES = {
         (lambda d, a: d.Flat(d.constraints.interval(-1.0, 3.0), (3,)), V / 2),
     ],
     "FoldedDistribution": [(lambda d, a: d.FoldedDistribution(d.Normal(a(V), 2.0)), P)],
+    "FromFunctions": [
+        (
+            lambda d, a: d.FromFunctions(  # pairs (e, e + 1): a density along a line
+                d.Normal(a(V), 2.0),
+                lambda e: a(np.array([0.0, 1.0])) + e[..., None],
+                lambda x: d.Normal(a(V), 2.0).log_prob(x[..., 0]),
+                (2,),
+            ),
+            np.stack([V, V + 1], -1),
+        ),
+        (
+            lambda d, a: d.FromFunctions(
+                d.Gamma(a(P), 0.7), lambda e: e, d.Gamma(a(P), 0.7).log_prob, support=d.constraints.positive
+            ),
+            P[::-1],
+        ),
+    ],
     "Gamma": [(lambda d, a: d.Gamma(a(P), 0.7), P[::-1]), (lambda d, a: d.Gamma(2), P)],
     "GammaPoisson": [(lambda d, a: d.GammaPoisson(a(P), 0.7), K), (lambda d, a: d.GammaPoisson(2), K)],
     "Geometric": [(lambda d, a: d.Geometric(a(U)), K), (lambda d, a: d.Geometric(logits=a(V)), K)],
@@ -304,7 +321,10 @@ def test_samples_lie_in_the_support(make, value):
     assert theirs.support.check(others).all()
 
 
-@pytest.mark.parametrize("name", ["Ordered", "OneHotCategorical", "TruncatedNormal", "TruncatedPolyaGamma"])
+OWN = ["FromFunctions", "Ordered", "OneHotCategorical", "TruncatedNormal", "TruncatedPolyaGamma"]
+
+
+@pytest.mark.parametrize("name", OWN)
 def test_samples_of_our_own_on_numpyro_lie_in_the_support(name):
     def inside(key):
         ours = CASES[name][0][0](nd, jnp.asarray)

@@ -102,6 +102,44 @@ def _is_positive(support: Any) -> bool:
     )
 
 
+class FromFunctions(TorchDistribution):
+    """The distribution of `generate(e)`, `e` drawn from `noise`, whose log density `log_prob(value)` is given.
+
+    For an exact marginal likelihood that no library has. Event shape `event_shape`, batch shape that of `noise`; both
+    functions are of arrays with any leading axes: `generate` maps values of `noise` to values of shape (...,
+    *event_shape), `log_prob` those to (...). `support` is that of one entry; the reals where it is None.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, noise, generate, log_prob, event_shape=(), support=None, validate_args=None):
+        self.noise, self._generate, self._log_prob = noise, generate, log_prob
+        self._entry = constraints.real if support is None else support
+        super().__init__(noise.batch_shape, torch.Size(event_shape), validate_args=validate_args)
+
+    @property
+    def has_rsample(self):
+        return self.noise.has_rsample
+
+    def expand(self, batch_shape, _instance=None):
+        noise = self.noise.expand(torch.Size(batch_shape))
+        return FromFunctions(noise, self._generate, self._log_prob, self.event_shape, self._entry)
+
+    @constraints.dependent_property
+    def support(self):
+        return constraints.independent(self._entry, len(self.event_shape)) if self.event_shape else self._entry
+
+    def log_prob(self, value):
+        found = self._log_prob(value)
+        return found.expand(torch.broadcast_shapes(found.shape, self.batch_shape))
+
+    def rsample(self, sample_shape=()):
+        return self._generate(self.noise.rsample(sample_shape))
+
+    def sample(self, sample_shape=()):
+        return self._generate(self.noise.sample(sample_shape))
+
+
 class DiscreteUniform(TorchDistribution):
     """Uniform over the integers low, ..., high."""
 
