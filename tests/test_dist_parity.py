@@ -131,6 +131,11 @@ CASES = {
     "LowRankMultivariateNormal": [
         (lambda d, a: d.LowRankMultivariateNormal(a(V), a(Z.T), a(P)), Z),
     ],
+    "MarkovChain": [
+        (lambda d, a: d.MarkovChain(a(S[0]), a(R + 1.0), 4), np.array([[0, 2, 1, 1], [2, 2, 0, 0]])),
+        (lambda d, a: d.MarkovChain(a(S), a(np.triu(M + 1.0)), 2), np.array([[1, 1], [2, 2]])),
+        (lambda d, a: d.MarkovChain(a(S), a(R + 1.0), 1), np.array([[2], [1]])),
+    ],
     "MixtureSameFamily": [
         (lambda d, a: d.MixtureSameFamily(d.Categorical(a(P) / 4.0), d.Normal(a(V), 0.5)), V + 0.2),
         (lambda d, a: d.MixtureSameFamily(d.Categorical(logits=a(V)), d.Gamma(a(P), 0.5)), P),

@@ -64,6 +64,7 @@ DISTRIBUTIONS: dict[str, str] = {
     "DiscreteUniform": "low=0, high=1",
     "GammaPoisson": "concentration, rate=1.0",
     "Geometric": "probs=None, logits=None",
+    "MarkovChain": "initial_probs, transition_probs, num_steps",
     "Multinomial": "total_count=1, probs=None, logits=None",
     "NegativeBinomial": "total_count, probs=None, logits=None",
     "OneHotCategorical": "probs=None, logits=None",
@@ -88,7 +89,7 @@ DISTRIBUTIONS: dict[str, str] = {
 STATIC = frozenset(
     _words(
         """
-        dimension event_dim support shape base base_dist base_distribution batch_shape event_shape size
+        dimension event_dim num_steps support shape base base_dist base_distribution batch_shape event_shape size
         reinterpreted_batch_ndims mixing_distribution component_distribution transforms noise generate log_prob
         """
     )
@@ -248,6 +249,18 @@ def check_ordered(base: Any, known_support: bool) -> None:
     if not known_support:
         found = base.support
         raise ValueError(f"Ordered: the base must live on the reals or the positive reals, not {found}")
+
+
+def check_chain(initial: tuple[int, ...], transition: tuple[int, ...], num_steps: Any) -> None:
+    """`MarkovChain` takes shapes (..., K) and (..., K, K), and at least one step."""
+    k = initial[-1] if initial else 0
+    if not k or tuple(transition[-2:]) != (k, k):
+        raise ValueError(
+            "MarkovChain: expected initial_probs of shape (..., K) and transition_probs of shape (..., K, K), got "
+            f"{tuple(initial)} and {tuple(transition)}"
+        )
+    if isinstance(num_steps, bool) or num_steps != int(num_steps) or num_steps < 1:
+        raise ValueError(f"MarkovChain: num_steps must be a whole number of at least 1, got {num_steps!r}")
 
 
 def missing(name: str, kind: str = "dist") -> AttributeError:

@@ -16,6 +16,7 @@ from numpyro.distributions import constraints as native_constraints
 
 from ppl_gen.backends import names
 from ppl_gen.backends.numpyro import extra_distributions as extra
+from ppl_gen.backends.numpyro import markov_chain
 
 constraints = SimpleNamespace(**{name: getattr(native_constraints, name) for name in names.CONSTRAINTS})
 transforms = SimpleNamespace(**{name: getattr(native_transforms, name) for name in names.TRANSFORMS})
@@ -39,7 +40,7 @@ _NORMALISED = ("Categorical", "Multinomial", "OneHotCategorical")
 
 def _constructor(name: str) -> names.Constructor:
     """The portable constructor: NumPyro's own, once lists have become arrays."""
-    library = getattr(extra, name, None) or getattr(native, name)
+    library = next(getattr(m, name) for m in (extra, markov_chain, native) if hasattr(m, name))
 
     def make(**arguments: Any) -> Any:
         lists = {k: v for k, v in arguments.items() if isinstance(v, (list, tuple)) and k not in names.STATIC}

@@ -19,6 +19,7 @@ from pyro.distributions import constraints as native_constraints
 from ppl_gen.backends import names
 from ppl_gen.backends.pyro import arrays, bijections
 from ppl_gen.backends.pyro import extra_distributions as extra
+from ppl_gen.backends.pyro import markov_chain
 from ppl_gen.backends.pyro import mended_distributions as mended
 
 constraints = SimpleNamespace(**{name: getattr(native_constraints, name) for name in names.CONSTRAINTS})
@@ -47,7 +48,7 @@ _ADAPTED: dict[str, Callable[..., Any]] = {
 
 def _constructor(name: str) -> names.Constructor:
     """The portable constructor: numbers become tensors of one floating dtype, then Pyro's own is called."""
-    library = next(getattr(m, name) for m in (mended, extra, native) if hasattr(m, name))
+    library = next(getattr(m, name) for m in (mended, extra, markov_chain, native) if hasattr(m, name))
     build = _ADAPTED.get(name, library)
     renamed = _RENAMED.get(name, {})
 
