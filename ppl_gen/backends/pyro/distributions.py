@@ -17,9 +17,8 @@ import torch
 from pyro.distributions import constraints as native_constraints
 
 from ppl_gen.backends import names
-from ppl_gen.backends.pyro import arrays, bijections
+from ppl_gen.backends.pyro import arrays, bijections, markov_chain
 from ppl_gen.backends.pyro import extra_distributions as extra
-from ppl_gen.backends.pyro import markov_chain
 from ppl_gen.backends.pyro import mended_distributions as mended
 
 constraints = SimpleNamespace(**{name: getattr(native_constraints, name) for name in names.CONSTRAINTS})
