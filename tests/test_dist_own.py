@@ -196,3 +196,18 @@ def test_constructors_serve_isinstance(d):
     assert isinstance(d.Normal(0.0, 1.0), d.Normal)
     assert isinstance(d.Categorical(probs=[0.5, 0.5]), d.Categorical)
     assert not isinstance(d.Normal(0.0, 1.0), d.Gamma)
+
+
+def test_multinomial_with_a_total_count_for_each_row():
+    """SciPy's density; totals as asked for; means n p, of which 20,000 draws miss by less than 5 standard errors."""
+    probs, total = np.array([0.2, 0.3, 0.5]), np.array([3, 7, 0])
+    ours, theirs = both(lambda d, a: d.Multinomial(total, a(probs)))
+    x = np.array([[1, 0, 2], [3, 3, 1], [0, 0, 0]])
+    for log_prob in (ours.log_prob(jnp.asarray(x)), theirs.expand((3,)).log_prob(tensor(x))):
+        close(log_prob, stats.multinomial(total, probs).logpmf(x))
+    torch.manual_seed(0)
+    for draws in (ours.sample(jax.random.key(0), (20_000,)), theirs.sample((20_000,))):
+        draws = np.asarray(draws)
+        np.testing.assert_array_equal(draws.sum(-1), np.broadcast_to(total, (20_000, 3)))
+        error = np.sqrt(total[:, None] * probs * (1 - probs) / 20_000)
+        assert (np.abs(draws.mean(0) - total[:, None] * probs) <= 5 * error).all()

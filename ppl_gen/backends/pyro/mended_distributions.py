@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar
 
+import numpy as np
 import pyro.distributions as native
 import torch
 from pyro.distributions import TorchDistribution, constraints
@@ -72,14 +73,31 @@ class LKJ(native.LKJ):
 
 
 class Multinomial(native.Multinomial):
-    """The density without torch's boolean indexing; like torch's, for one total count."""
+    """The density without torch's boolean indexing; an array of total counts too, where torch's takes one."""
 
     def __init__(self, total_count, probs=None, logits=None, validate_args=None):
-        super().__init__(int(total_count), probs, logits, validate_args=validate_args)
+        if np.ndim(total_count) == 0:
+            super().__init__(int(total_count), probs, logits, validate_args=validate_args)
+            return
+        total_count = torch.as_tensor(total_count)
+        batch = torch.broadcast_shapes(total_count.shape, (logits if probs is None else probs).shape[:-1])
+        probs, logits = (p if p is None else p.expand((*batch, -1)) for p in (probs, logits))
+        super().__init__(1, probs, logits, validate_args=validate_args)
+        self.total_count = total_count.expand(batch)
 
     def expand(self, batch_shape, _instance=None):
-        probs = self.probs.expand((*batch_shape, -1))
-        return Multinomial(self.total_count, probs, validate_args=self._validate_args)
+        probs, count = self.probs.expand((*batch_shape, -1)), self.total_count
+        count = count if isinstance(count, int) else count.expand(batch_shape)
+        return Multinomial(count, probs, validate_args=self._validate_args)
+
+    def sample(self, sample_shape=()):
+        if isinstance(self.total_count, int):
+            return super().sample(torch.Size(sample_shape))
+        most = max(int(self.total_count.max()), 1)
+        one_by_one = self._categorical.sample((most, *sample_shape)).movedim(0, -1)
+        counted = torch.arange(most) < self.total_count[..., None]
+        counts = torch.zeros(self._extended_shape(torch.Size(sample_shape)), dtype=self.probs.dtype)
+        return counts.scatter_add(-1, one_by_one, counted.expand(one_by_one.shape).to(counts.dtype))
 
     def log_prob(self, value):
         if self._validate_args:
