@@ -102,7 +102,7 @@ def _contract(xp: Any, group: Sequence[Factor], local: Dims, owners: Mapping[int
     if not gone:  # nothing connects it: a group of one
         return group[0]
     sites = tuple(name for f in group for name in f.sites)
-    scale = _common_scale(gone, owners, sites)
+    scale = _scale_of(gone, owners, sites)
     total = sum((_weighted(xp, f, scale).tensor for f in group[1:]), start=_weighted(xp, group[0], scale).tensor)
     total = xp.logsumexp(total, axis=tuple(sorted(gone)), keepdims=True)
     return Factor(total, group[0].ordinal, variables - local, sites, scale)
@@ -117,7 +117,7 @@ def _lift(xp: Any, f: Factor, owners: Mapping[int, Owner]) -> Factor:
             "them into one plate, or sum one of them out by hand with pg.factor"
         )
     nearest = frozenset(v for v in f.variables if owners[v].ordinal == parent) or f.variables
-    weighted = _weighted(xp, f, _common_scale(nearest, owners, f.sites))
+    weighted = _weighted(xp, f, _scale_of(nearest, owners, f.sites))
     total = xp.sum(weighted.tensor, axis=tuple(sorted(f.ordinal - parent)), keepdims=True)
     return replace(weighted, tensor=total, ordinal=parent)
 
@@ -125,12 +125,16 @@ def _lift(xp: Any, f: Factor, owners: Mapping[int, Owner]) -> Factor:
 # Scales -----------------------------------------------------------------------------------------------------------
 
 
-def _common_scale(variables: Dims, owners: Mapping[int, Owner], sites: Sequence[str]) -> Any:
-    """The one scale of variables that are summed over together; arrays are told apart by shape alone."""
-    scales = [owners[v].scale for v in variables]
+def _scale_of(variables: Dims, owners: Mapping[int, Owner], sites: Sequence[str]) -> Any:
+    """The one scale of variables that are summed over together."""
+    return common_scale([owners[v].scale for v in variables], sites)
+
+
+def common_scale(scales: Sequence[Any], sites: Sequence[str]) -> Any:
+    """The one scale of what is summed or integrated out together; arrays are told apart by shape alone."""
     if len({_identity(s) for s in scales}) > 1:
         raise UnsupportedError(
-            f"the discrete latents behind {', '.join(sites)} are summed out together and stand under different scales: "
+            f"the latents behind {', '.join(sites)} are summed out together and stand under different scales: "
             "put them under one pg.scale and into the same subsampled plates"
         )
     return scales[0]

@@ -126,6 +126,7 @@ class Bound:
 
     Attributes:
         arrays: argument name -> the backend's array; the rest of the arguments are fixed.
+        missing: arguments with entries that were not observed.
         key: equal for two that can share compiled functions.
     """
 
@@ -136,7 +137,8 @@ class Bound:
         self._args = tuple(self._slot(name, value) for name, value in args)
         self._kwargs = {name: self._slot(name, value) for name, value in kwargs.items()}
         self.arrays = {name: _on_device(backend, value) for name, value in self.host.items()}
-        shapes = tuple((n, x.shape, str(x.dtype), isinstance(self.arrays[n], Missing)) for n, x in self.host.items())
+        self.missing = tuple(n for n, x in self.arrays.items() if isinstance(x, Missing))
+        shapes = tuple((n, x.shape, str(x.dtype), n in self.missing) for n, x in self.host.items())
         held = (*enumerate(self._args), *self._kwargs.items())
         statics = tuple((name, type(value), _hashable(value)) for name, value in held)
         read = tuple(surroundings(f) for f in (program.model, program.guide) if inspect.isfunction(f))

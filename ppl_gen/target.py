@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -124,7 +124,7 @@ class Target:
     def describe(self, values: Mapping[str, Any], arrays: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
         """Latents, params and deterministics at constrained ``values``, and log p(data, latents) there."""
         sites = self.trace(arrays, values=values, enumerated=self.enumerated)
-        return self._values(sites), self._total(sites, lambda s: True)
+        return self.values_of(sites, self.everything.names), self._total(sites, lambda s: True)
 
     def pointwise(self, values: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, Any]:
         """log p(datum | continuous latents) for each observed site, one number a row of its plates.
@@ -132,7 +132,10 @@ class Target:
         Sites that share a discrete latent have no separate terms: they come together as "a+b".
         """
         sites = self.trace(arrays, values=values, enumerated=self.enumerated)
-        tables = self.terms(sites, lambda s: s.kind == "observed" or s.name in self.discrete)
+        return self.by_observed(self.terms(sites, lambda s: s.kind == "observed" or s.name in self.discrete))
+
+    def by_observed(self, tables: Iterable[Factor]) -> dict[str, Any]:
+        """Factors that nothing is left to sum out of, named by the observed sites that they come from."""
         named = (("+".join(n for n in f.sites if n in self.observed), f.tensor) for f in tables)
         return {name: self._rows(tensor) for name, tensor in named if name}
 
@@ -146,10 +149,11 @@ class Target:
 
         Deterministics that depend on a discrete latent have no one value and are left out.
         """
-        return self._values(self._run(u, arrays))
+        return self.values_of(self._run(u, arrays), self.everything.names)
 
-    def _values(self, sites: Mapping[str, Site]) -> dict[str, Any]:
-        values = {n: sites[n].value for n in self.everything.names}
+    def values_of(self, sites: Mapping[str, Site], names: Iterable[str]) -> dict[str, Any]:
+        """Values of the named sites, and of the deterministics that have one value."""
+        values = {n: sites[n].value for n in names}
         for name, site in sites.items():
             if site.kind == "deterministic" and tuple(site.value.shape) == tuple(self.sites[name].value.shape):
                 values[name] = site.value

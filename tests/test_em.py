@@ -14,7 +14,8 @@ from sklearn.mixture import GaussianMixture as Yardstick
 
 import ppl_gen as pg
 from ppl_gen import dist, xp
-from ppl_gen.inference import em
+from ppl_gen.expectation import Expectation
+from ppl_gen.inference.gradient_steps import counted
 from ppl_gen.models import GaussianMixture, ProbabilisticPCA
 from ppl_gen.target import Target
 
@@ -154,11 +155,11 @@ def test_e_step_is_enumeration(backend):
     y, loc = rng.normal(size=(4, 3)) * 2, rng.normal(size=(2, 2)) * 2
     with pg.on(backend) as room:
         target = Target(nested.bind(y, room))
-        counted = em._counted("likelihood")
-        u = room.asarray(loc.ravel())
-        weights, value = room.to_numpy(em.expect(target, u, target.arrays, counted))
-        factors, _ = em._factors(target, u, target.arrays, counted)
-        found = {f.sites: np.asarray(w) for f, w in zip(factors, weights)}
+        u, e_step, terms = room.asarray(loc.ravel()), Expectation(target), counted("likelihood")
+        held, value = e_step.expect(u, target.arrays, terms)
+        completed = e_step.weighted_factors(u, held, target.arrays, terms)
+        found = {f.sites: np.asarray(room.to_numpy(w)) for f, w, _ in completed}
+        value = room.to_numpy(value)
 
     joint = np.zeros((4, 2, 3, 2))  # p(a_g = a, b_gr = b, y_g)
     for g, a, b in itertools.product(range(4), range(2), itertools.product(range(2), repeat=3)):

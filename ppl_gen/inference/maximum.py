@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -118,14 +118,13 @@ class MAP(Engine):
 
 def point(target: Target, u: Any, label: str, history: np.ndarray, warnings: list[str]) -> Outcome:
     """The outcome of a point estimate at the vector u of ``everything``."""
-    backend = target.backend
-    build = target.compiled("point", lambda: backend.compile(target.constrain))
-    values = {n: np.asarray(v) for n, v in backend.to_numpy(build(u, target.arrays)).items()}
-    names = target.everything.names
-    return Outcome(
-        draws={n: v[None, None] for n, v in values.items()},
-        params={n: values[n] for n in names},
-        history={label: history},
-        warnings=warnings,
-        exact=False,
-    )
+    build = target.compiled("point", lambda: target.backend.compile(target.constrain))
+    values = {n: np.asarray(v) for n, v in target.backend.to_numpy(build(u, target.arrays)).items()}
+    outcome = of_point(values, target.everything.names)
+    return replace(outcome, history={label: history}, warnings=warnings)
+
+
+def of_point(values: Mapping[str, np.ndarray], names: Iterable[str]) -> Outcome:
+    """The outcome of constrained values: one draw of them all, and the ``names`` among them as params."""
+    draws = {n: v[None, None] for n, v in values.items()}
+    return Outcome(draws=draws, params={n: values[n] for n in names}, exact=False)

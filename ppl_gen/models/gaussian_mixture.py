@@ -37,6 +37,7 @@ class GaussianMixture:
     regularization: float = 1e-6
 
     outputs: ClassVar[tuple[str, ...]] = ("x",)
+    em_rows: ClassVar[tuple[str, ...]] = ("x",)
     dims: ClassVar[dict[str, list[str | None]]] = {
         "weights": ["component"],
         "locs": ["component", "feature"],
@@ -129,28 +130,31 @@ class GaussianMixture:
             return {"scales": scales}
         return {"scales": scales, "correlation": np_.linalg.cholesky(sigma) / scales[..., None]}
 
-    def em_step(self, params: Mapping[str, Any], data: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
-        """One E- and M-step (Bishop 2006, equations 9.23 to 9.28), and the log likelihood before it."""
+    def em_statistics(self, params: Any, around: Any, data: Any, weights: Any) -> tuple[dict[str, Any], Any]:
+        """E-step (Bishop 2006, equation 9.23): sums of responsibilities, and of first and second moments."""
         x = data["x"]
         joint = xp.log(params["weights"] + _TINY) + self._log_densities(params, x)
         evidence = xp.logsumexp(joint, axis=1, keepdims=True)
         r = xp.exp(joint - evidence)
-        size = xp.sum(r, axis=0) + 1e-10
-        weights = size / xp.sum(size)
-        locs = (r.T @ x) / size[:, None]
-        new = {"weights": weights, "locs": locs, **self._m_covariance(x, r, size, locs, weights)}
-        return new, xp.sum(evidence)
+        if weights is not None:
+            r, evidence = r * weights[:, None], evidence * weights[:, None]
+        y = x - around["weights"] @ around["locs"]
+        square = self.covariance_type in ("diag", "spherical")
+        second = r.T @ (y * y) if square else xp.einsum("nk,nd,ne->kde", r, y, y)
+        return {"size": xp.sum(r, axis=0), "first": r.T @ y, "second": second}, xp.sum(evidence)
 
-    def _m_covariance(self, x: Any, r: Any, size: Any, locs: Any, weights: Any) -> dict[str, Any]:
-        centre = xp.mean(x, axis=0)
-        y, m = x - centre, locs - centre
+    def em_update(self, statistics: Any, around: Any) -> dict[str, Any]:
+        """M-step (Bishop 2006, equations 9.24 to 9.28)."""
+        size = statistics["size"] + 1e-10
+        weights = size / xp.sum(size)
+        m = statistics["first"] / size[:, None]
+        locs = around["weights"] @ around["locs"] + m
         if self.covariance_type in ("diag", "spherical"):
-            variances = (r.T @ (y * y)) / size[:, None] - m * m + self.regularization
-            return self._decomposed(xp, variances, weights)
-        d = x.shape[1]
-        second = xp.einsum("nk,nd,ne->kde", r, y, y) / size[:, None, None]
-        sigma = second - m[:, :, None] * m[:, None, :] + self.regularization * xp.eye(d)
-        return self._decomposed(xp, sigma, weights)
+            sigma = statistics["second"] / size[:, None] - m * m + self.regularization
+        else:
+            outer = m[:, :, None] * m[:, None, :]
+            sigma = statistics["second"] / size[:, None, None] - outer + self.regularization * xp.eye(m.shape[1])
+        return {"weights": weights, "locs": locs, **self._decomposed(xp, sigma, weights)}
 
     def _log_densities(self, params: Mapping[str, Any], x: Any) -> Any:
         """log N(x_n | mu_k, Sigma_k), shape (N, K)."""

@@ -30,6 +30,7 @@ class ProbabilisticPCA:
     explicit_latents: bool = False
 
     outputs: ClassVar[tuple[str, ...]] = ("x",)
+    em_rows: ClassVar[tuple[str, ...]] = ("x",)
     dims: ClassVar[dict[str, list[str | None]]] = {"loc": ["feature"], "loadings": ["feature", "latent"]}
 
     def __post_init__(self) -> None:
@@ -91,29 +92,39 @@ class ProbabilisticPCA:
             "scale": np.full(num_starts, spread),
         }
 
-    def em_data(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """Sufficient statistics: number of rows, mean, covariance."""
-        x = data["x"]
-        mean = xp.mean(x, axis=0)
-        return {"n": xp.sum(xp.ones_like(x[:, 0])), "mean": mean, "s": (x - mean).T @ (x - mean) / x.shape[0]}
+    def em_summary(self, around: Any, data: Any, weights: Any) -> dict[str, Any]:
+        """Number of rows, and first and second moments about ``around["loc"]``."""
+        y = data["x"] - around["loc"]
+        wy = y if weights is None else y * weights[:, None]
+        n = xp.sum(xp.ones_like(y[:, 0]) if weights is None else weights)
+        return {"n": n, "first": xp.sum(wy, axis=0), "second": wy.T @ y}
 
-    def em_step(self, params: Mapping[str, Any], data: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
-        """One E- and M-step on the covariance S (Tipping & Bishop 1999, equations 29 and 30)."""
-        w, variance, s, d = params["loadings"], params["scale"] ** 2, data["s"], data["s"].shape[0]
+    def em_statistics(self, params: Any, around: Any, data: Any, weights: Any) -> tuple[dict[str, Any], Any]:
+        """E-step (Tipping & Bishop 1999, equations 25 and 26), as sums over rows of moments of x and z."""
+        held = self.em_summary(around, data, weights) if "x" in data else data
+        w, variance, shift = params["loadings"], params["scale"] ** 2, params["loc"] - around["loc"]
+        n, first = held["n"], held["first"]
+        s = held["second"] - xp.outer(first, shift) - xp.outer(shift, first) + n * xp.outer(shift, shift)
         m = w.T @ w + variance * xp.eye(self.latent_dim)
         sw = s @ w
-        inner = variance * xp.eye(self.latent_dim) + xp.linalg.solve(m, w.T @ sw)
-        new = xp.linalg.solve(inner.T, sw.T).T
-        left = xp.linalg.solve(m, new.T)
-        new_variance = (xp.sum(xp.diagonal(s)) - xp.sum(sw * left.T)) / d
-        value = self._log_likelihood(w, variance, m, sw, params["loc"], data)
-        return {"loc": data["mean"], "loadings": new, "scale": xp.sqrt(new_variance)}, value
+        inverse = xp.linalg.inv(m)
+        z = inverse @ (w.T @ (first - n * shift))
+        xz = sw @ inverse
+        zz = n * variance * inverse + inverse @ (w.T @ xz)
+        statistics = {"n": n, "x": first, "xx": xp.sum(xp.diagonal(held["second"])), "z": z, "zz": zz}
+        value = self._log_likelihood(variance, m, xp.sum(xp.diagonal(s)), w.T @ sw, n, w.shape[0])
+        return {**statistics, "xz": xz + xp.outer(shift, z)}, value
 
-    def _log_likelihood(self, w: Any, variance: Any, m: Any, sw: Any, loc: Any, data: Mapping[str, Any]) -> Any:
-        """-n/2 (d log 2 pi + log |C| + tr C^-1 S') with S' about ``loc``, by the matrix inversion lemma."""
-        d, q, shift = data["s"].shape[0], self.latent_dim, data["mean"] - loc
-        log_det = (d - q) * xp.log(variance) + xp.linalg.slogdet(m)[1]
-        trace = xp.sum(xp.diagonal(data["s"])) + shift @ shift
-        back = w.T @ sw + xp.outer(w.T @ shift, w.T @ shift)
+    def em_update(self, statistics: Any, around: Any) -> dict[str, Any]:
+        """M-step (Tipping & Bishop 1999, equations 27 and 28), mu at once with W."""
+        n, x, z, d = statistics["n"], statistics["x"], statistics["z"], statistics["x"].shape[0]
+        xz = statistics["xz"] - xp.outer(x, z) / n
+        w = xp.linalg.solve(statistics["zz"] - xp.outer(z, z) / n, xz.T).T
+        variance = (statistics["xx"] - x @ x / n - xp.sum(w * xz)) / (n * d)
+        return {"loc": around["loc"] + (x - w @ z) / n, "loadings": w, "scale": xp.sqrt(variance)}
+
+    def _log_likelihood(self, variance: Any, m: Any, trace: Any, back: Any, n: Any, d: int) -> Any:
+        """-n/2 (d log 2 pi + log |C|) - tr(C^-1 S) / 2 by the matrix inversion lemma; ``back`` is W^T S W."""
+        log_det = (d - self.latent_dim) * xp.log(variance) + xp.linalg.slogdet(m)[1]
         quadratic = (trace - xp.sum(xp.diagonal(xp.linalg.solve(m, back)))) / variance
-        return -0.5 * data["n"] * (d * float(np.log(2 * np.pi)) + log_det + quadratic)
+        return -0.5 * n * (d * float(np.log(2 * np.pi)) + log_det) - 0.5 * quadratic

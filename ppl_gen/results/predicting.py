@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from ppl_gen.backends.protocol import UnsupportedError
 from ppl_gen.checks import ProgramError
+from ppl_gen.expectation import Expectation, local_latents
 from ppl_gen.target import Target
 
 Draws = Mapping[str, np.ndarray]
@@ -55,18 +57,68 @@ def _run(target: Target, name: Any, f: Callable[..., Any], values: Any, seed: in
 
 
 def log_likelihood(target: Target, posterior: Draws, params: Draws) -> dict[str, np.ndarray]:
-    """name -> (chain, draw, *plates)."""
+    """name -> (chain, draw, *plates); empty where a latent has no value and cannot be integrated out."""
+    values = _values(target, posterior, params)
+    expectation = _integrated(target, values)
+    if expectation is None or not target.observed:
+        return {}
 
     def pointwise(values: Any, key: Any, arrays: Any) -> Any:
-        return target.pointwise({n: v for n, v in values.items() if n}, arrays)
+        return expectation.pointwise({n: v for n, v in values.items() if n}, arrays)
 
-    values = _values(target, posterior, params)
-    missing = [n for n in target.layout.names if n not in values]
-    if missing or not target.observed:
-        return {}
     lead = next((x.shape[:2] for x in posterior.values()), (1, 1))
     terms = _run(target, "pointwise", pointwise, values, 0, False)
     return {n: np.asarray(x).reshape(*lead, *x.shape[1:]) for n, x in terms.items()}
+
+
+def _integrated(target: Target, values: Draws) -> Expectation | None:
+    """What integrates out the latents without a value; None where that cannot be done exactly."""
+    missing = [n for n in target.layout.names if n not in values]
+    if not set(missing) <= set(local_latents(target)):
+        return None
+    try:
+        return target.compiled(("integrated", tuple(missing)), lambda: _expectation(target, missing))
+    except UnsupportedError:
+        return None
+
+
+def _expectation(target: Target, missing: list[str]) -> Expectation:
+    expectation = Expectation(target, missing)
+    expectation.require_gaussian("log_prob")
+    return expectation
+
+
+def latent(target: Target, posterior: Draws, params: Draws) -> dict[str, np.ndarray]:
+    """Posterior of the local latents of each row, over all draws; see :meth:`Run.latent`.
+
+    Raises:
+        UnsupportedError: the program has none, or none that can be dealt with exactly.
+    """
+    values = _values(target, posterior, params)
+    own = getattr(target.program.model, "latent", None)
+    if own is None:
+        expectation = _integrated(target, values)
+        if expectation is None or not expectation.kind:
+            raise UnsupportedError(
+                f"latent gives the posterior of discrete and linear-Gaussian latents of single data, and "
+                f"{target.program.name} has none that the run holds no draws of: look at run.posterior"
+            )
+        own = expectation.latent
+
+    def held(values: Any, key: Any, arrays: Any) -> Any:
+        return own({n: v for n, v in values.items() if n}, arrays)
+
+    found = {n: np.asarray(x) for n, x in _run(target, "latent", held, values, 0, False).items()}
+    return {n: x.mean(0) + _between(found.get(n.removesuffix("_cov")), x) for n, x in found.items()}
+
+
+def _between(means: np.ndarray | None, covariances: np.ndarray) -> Any:
+    """Covariance of the draws' means, to be added to the covariances within draws (draws, ..., size, size)."""
+    if means is None or means is covariances or len(means) == 1:
+        return 0.0
+    flat = means.reshape(*covariances.shape[:-1])
+    off = flat - flat.mean(0)
+    return np.einsum("s...i,s...j->...ij", off, off) / len(off)
 
 
 def log_prob(target: Target, posterior: Draws, params: Draws) -> np.ndarray:

@@ -172,6 +172,22 @@ class Run:
             target.require_full_data("log_prob")
             return predicting.log_prob(target, self.posterior, self.params)
 
+    def latent(self, data: Any = None) -> dict[str, np.ndarray]:
+        """Posterior of the latents of each datum: who belongs where, and what lies behind.
+
+        Args:
+            data: as in ``infer``; the fitted ones where None.
+
+        Returns:
+            of a discrete latent its probabilities (rows, values), of a continuous one its posterior mean, and under
+            ``{name}_cov`` its covariance. Given several draws of the parameters, the posterior over all of them.
+
+        Raises:
+            UnsupportedError: no latent of single data that can be summed or integrated out exactly.
+        """
+        with self._scope():
+            return predicting.latent(self._target(data), self.posterior, self.params)
+
     @property
     def log_prob_kind(self) -> str:
         """"exact" for a point estimate, "estimate" for a Monte Carlo average over draws."""

@@ -107,7 +107,8 @@ def _graph(f: Callable[..., Any], args: Any, calls: int) -> Callable[[list[torch
         return [torch.as_tensor(r) for r in results]
 
     # copies: the tracer would take two inputs that are one tensor now for one input for ever
-    tensors = [x.detach().clone() for x in leaves if isinstance(x, torch.Tensor)]
+    contiguous = torch.contiguous_format
+    tensors = [x.detach().clone(memory_format=contiguous) for x in leaves if isinstance(x, torch.Tensor)]
     with torch.random.fork_rng():  # a graph draws while it is made, and the run must not depend on whether it was
         with _unchecked():
             graph = make_fx(flat)(*tensors)
@@ -115,7 +116,7 @@ def _graph(f: Callable[..., Any], args: Any, calls: int) -> Callable[[list[torch
         graph.recompile()
         run = _machine_code(graph, tensors) if _repays(graph, calls) else graph
     rebuild = tuple if out[0] == _PAIR else functools.partial(_unflatten, out[0])
-    return lambda tensors: rebuild(run(*tensors))
+    return lambda tensors: rebuild(run(*[x.contiguous() for x in tensors]))  # machine code is made for these strides
 
 
 _PAIR = pytree.tree_flatten((0, 0))[1]  # a value and a gradient: the shape of most results
