@@ -46,6 +46,7 @@ class EM(Engine):
 
     name: ClassVar[str] = "em"
     needs: ClassVar[str] = "discrete or linear-Gaussian local latents, or a model's own steps"
+    climbs: ClassVar[str] = "log_likelihood"  # what the history holds
 
     num_steps: int = 1000
     tolerance: float = 1e-9
@@ -99,18 +100,18 @@ class EM(Engine):
             label=self.name,
             chunk=_CHUNK,
             stop=self._stop,
-            describe=lambda r: f"log likelihood {np.nanmax(r['log_likelihood'][-1]):.4f}",
+            describe=lambda r: f"{self.climbs.replace('_', ' ')} {np.nanmax(r[self.climbs][-1]):.4f}",
         )
-        history = np.asarray(report["log_likelihood"])
+        history = np.asarray(report[self.climbs])
         best = self._best(target, history)
         outcome = steps.finish(state, best)
-        outcome.history["log_likelihood"] = history[:, best]
+        outcome.history[self.climbs] = history[:, best]
         outcome.attrs.update(objective=self.objective, num_restarts=self.num_restarts)
         if reason is None and not self._settled(history)[best]:
             outcome.warnings.append(
-                f"em stopped at num_steps={self.num_steps} before it had converged: raise num_steps"
+                f"{self.name} stopped at num_steps={self.num_steps} before it had converged: raise num_steps"
             )
-        outcome.warnings.extend(falls(history[:, best]))
+        outcome.warnings.extend(falls(history[:, best], self.climbs))
         return outcome
 
     def _best(self, target: Target, history: np.ndarray) -> int:
@@ -118,14 +119,15 @@ class EM(Engine):
         ends = np.where(np.isfinite(history[-1]), history[-1], -np.inf)
         best = int(np.argmax(ends))
         if not np.isfinite(ends[best]):
+            what = self.climbs.replace("_", " ")
             raise ProgramError(
-                f"em reached no finite log likelihood for {target.program.name} from any of {self.num_restarts} "
+                f"{self.name} reached no finite {what} for {target.program.name} from any of {self.num_restarts} "
                 "starts: scale the data, use fewer components or a simpler covariance, or pass init={site: value}"
             )
         return best
 
     def _stop(self, before: Any, after: Any, report: Any) -> str | None:
-        values = np.asarray(report["log_likelihood"])
+        values = np.asarray(report[self.climbs])
         if not np.isfinite(values[-1]).any():
             return "not finite"
         return "converged" if self._settled(values).all() else None
@@ -158,13 +160,13 @@ def check_weights(weights: Any) -> np.ndarray | None:
     return array
 
 
-def falls(history: np.ndarray) -> list[str]:
+def falls(history: np.ndarray, name: str = "log_likelihood") -> list[str]:
+    """A warning where a history that theory keeps from falling does fall, by more than rounding."""
     falls = np.flatnonzero(np.diff(history) < -1e-6 * np.maximum(np.abs(history[1:]), 1.0))
     if not falls.size:
         return []
     at = int(falls[0])
     return [
-        f"the log likelihood fell at iteration {at + 1}, from {history[at]:.8g} to {history[at + 1]:.8g}, which "
-        "exact EM "
-        "never does: the steps have lost precision; use precision='float64' or rescale the data"
+        f"the {name.replace('_', ' ')} fell at iteration {at + 1}, from {history[at]:.8g} to {history[at + 1]:.8g}, "
+        "which exact EM never does: the steps have lost precision; use precision='float64' or rescale the data"
     ]
