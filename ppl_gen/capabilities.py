@@ -32,6 +32,8 @@ class ClosedFormEM(Starts, Protocol):
     * ``em_rows``: the arguments whose leading axis are rows, so that the engine may hand them over block by block;
     * ``em_summary(around, data, weights)``: a sum over rows that says all that ``em_statistics`` needs; it then gets
       the summary as its ``data``, and None for ``weights`` (not where entries are missing);
+    * ``em_penalty(params)``: a log prior that the update climbs beside the log likelihood, such as that of smoothed
+      counts; the history then holds their sum, which never falls;
     * ``latent(params, data)``: posterior of the latents of each row, name -> array.
     """
 
@@ -42,11 +44,14 @@ class ClosedFormEM(Starts, Protocol):
 
 @runtime_checkable
 class ClosedFormVB(Protocol):
-    """A model that brings variational Bayes EM in closed form; q is a tree of hyperparameters, for one start.
+    """A model that brings variational Bayes EM in closed form; q is a dict of hyperparameters, for one start.
 
     ``vb_starts`` has a leading axis of starts and runs on the host; ``vb_step(q, data, weights) -> (new q, ELBO of q)``
-    on the backend's arrays; on the host again, ``vb_draws`` gives ``num_draws`` draws of the sites from q and
-    ``vb_mean`` their means.
+    on the backend's arrays, where the ELBO holds every constant and never falls; on the host again, ``vb_draws`` gives
+    ``num_draws`` draws of the sites from q and ``vb_mean`` their means. ``weights`` as in :class:`ClosedFormEM`.
+
+    A run holds q in its params, each name with "q." before it. A model may also bring ``vb_latent(q, data)``: posterior
+    of the latents of each row of any data, name -> array, on the backend's arrays.
     """
 
     def vb_starts(self, data: Mapping[str, Any], num_starts: int, rng: Any) -> dict[str, Any]: ...

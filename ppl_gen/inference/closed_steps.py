@@ -62,6 +62,8 @@ class ClosedSteps:
             around, axis = (fixed, None) if summarised else (params, 0)
             gather = vmap(lambda p, a: model.em_statistics(p, a, data, weights), in_axes=(0, axis))
             statistics, log_likelihood = gather(params, around)
+            if hasattr(model, "em_penalty"):
+                log_likelihood = log_likelihood + vmap(model.em_penalty)(params)
             return vmap(model.em_update, in_axes=(0, axis))(statistics, around), {"log_likelihood": log_likelihood}
 
         return step
