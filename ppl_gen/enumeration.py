@@ -7,6 +7,9 @@ tensors are the factors; an ordinal is the set of plate dimensions that a factor
 A scale, of a subsampled plate or ``pg.scale``, says how often what stands inside counts, and the sum over a latent
 counts as often as the latent: s log sum_z p(z) p(y | z) where both are scaled by s, log sum_z p(z) p(y | z)^s where
 only y is. A factor carries its scale beside its tensor until it leaves the plates and sums inside.
+
+A Markov chain is one variable whose states lie along its dimension; what depends on it stands in a plate of its steps.
+It is summed out by the forward algorithm where other variables are by a sum.
 """
 
 from __future__ import annotations
@@ -16,41 +19,64 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ppl_gen.backends.protocol import Site, UnsupportedError
+from ppl_gen.chain_elimination import sum_chain
 
 Dims = frozenset[int]
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no truth value to compare
 class Factor:
-    """A log factor: which plates and enumerated variables (negative dims) it spans, which sites it came from."""
+    """A log factor: which plates and enumerated variables (negative dims) it spans, which sites it came from.
+
+    ``part`` names the "first" state and the "links" of a chain's own factors.
+    """
 
     tensor: Any
     ordinal: Dims
     variables: Dims
     sites: tuple[str, ...]
     scale: Any = 1.0
+    part: str = ""
 
 
 @dataclass(frozen=True, eq=False)
 class Owner:
-    """The plates and the scale that an enumerated variable's site stands in."""
+    """The plates and the scale that an enumerated variable's site stands in.
+
+    Attributes:
+        previous: dimension of a chain's state one step before, and its ``num_steps``; None of a plain variable.
+        time: dimension of the plate of a chain's steps.
+    """
 
     ordinal: Dims
     scale: Any = 1.0
+    previous: int | None = None
+    num_steps: int | None = None
+    time: int | None = None
 
 
 def factor(site: Site, num_plates: int) -> Factor:
-    """The factor of a site that has been run with discrete latents laid out."""
-    spans = _spans(site.unscaled)
+    """The factor of a site that has been run with discrete latents laid out; of a chain, that of its first state."""
     if any(d < -num_plates for d in _spans(site.scale)):
         raise UnsupportedError(f"the scale of {site.name!r} depends on a discrete latent: use pg.factor")
-    return Factor(
-        site.unscaled,
-        frozenset(d for d in spans if d >= -num_plates),
-        frozenset(d for d in spans if d < -num_plates),
-        (site.name,),
-        1.0 if site.scale is None else site.scale,
-    )
+    scale = 1.0 if site.scale is None else site.scale
+    return _factor(site.unscaled, num_plates, site.name, scale, "" if site.links is None else "first")
+
+
+def links(xp: Any, site: Site, num_plates: int, owner: Owner, state: int) -> Factor:
+    """The factor of a chain's transitions, from dimension ``owner.previous`` to ``state``."""
+    assert site.links is not None and owner.previous is not None
+    batch, k = tuple(site.links.shape[:-2]), site.links.shape[-1]
+    moved = xp.moveaxis(site.links, (-2, -1), (0, 1))
+    between = (1,) * (state - owner.previous - 1)
+    tensor = moved.reshape((k, *between, k, *(1,) * (-1 - state - len(batch)), *batch))
+    return _factor(tensor, num_plates, site.name, owner.scale, "links")
+
+
+def _factor(tensor: Any, num_plates: int, name: str, scale: Any, part: str) -> Factor:
+    spans = _spans(tensor)
+    plates = frozenset(d for d in spans if d >= -num_plates)
+    return Factor(tensor, plates, frozenset(spans) - plates, (name,), scale, part)
 
 
 def _spans(tensor: Any) -> list[int]:
@@ -70,7 +96,8 @@ def eliminate(xp: Any, factors: Iterable[Factor], owners: Mapping[int, Owner]) -
     Raises:
         UnsupportedError: the plates make exact elimination exponential.
     """
-    waiting, done = list(factors), []
+    waiting, owners = _place_chains(list(factors), owners)
+    done = []
     while waiting:
         leaf = max((f.ordinal for f in waiting), key=len)
         here = [f for f in waiting if f.ordinal == leaf]
@@ -83,6 +110,42 @@ def eliminate(xp: Any, factors: Iterable[Factor], owners: Mapping[int, Owner]) -
             else:
                 waiting.append(_lift(xp, result, owners))
     return done
+
+
+def _place_chains(
+    factors: list[Factor], owners: Mapping[int, Owner]
+) -> tuple[list[Factor], dict[int, Owner]]:
+    """Every chain and its own factors put into the plate of its steps."""
+    placed = dict(owners)
+    for state, owner in owners.items():
+        if owner.num_steps is None:
+            continue
+        behind = [f for f in factors if state in f.variables]
+        own = [f for f in behind if f.part and f.sites == behind[0].sites]
+        time = chain_time([f for f in behind if not f.part], state, owner)
+        ordinal = owner.ordinal | {time}
+        placed[state] = replace(owner, ordinal=ordinal, time=time)
+        factors = [replace(f, ordinal=f.ordinal | ordinal) if f in own else f for f in factors]
+    return factors, placed
+
+
+def chain_time(dependent: Sequence[Factor], state: int, owner: Owner) -> int:
+    """The dimension of the plate that a chain's steps lie along: the one of that length in all that depends on it.
+
+    Raises:
+        UnsupportedError: there is none, or more than one.
+    """
+    lengths = [
+        {d for d in f.ordinal - owner.ordinal if f.tensor.shape[d] == owner.num_steps} for f in dependent
+    ]
+    common = frozenset.intersection(*map(frozenset, lengths)) if lengths else frozenset()
+    if len(common) != 1:
+        names = ", ".join(sorted({name for f in dependent for name in f.sites})) or "nothing"
+        raise UnsupportedError(
+            f"a Markov chain of {owner.num_steps} steps is summed out where all that depends on it ({names}) stands "
+            f"in one plate of {owner.num_steps} rows, one for each step; found {len(common)} such plates"
+        )
+    return next(iter(common))
 
 
 def _components(factors: Sequence[Factor], shared: Dims) -> list[list[Factor]]:
@@ -103,14 +166,45 @@ def _contract(xp: Any, group: Sequence[Factor], local: Dims, owners: Mapping[int
         return group[0]
     sites = tuple(name for f in group for name in f.sites)
     scale = _scale_of(gone, owners, sites)
-    total = sum((_weighted(xp, f, scale).tensor for f in group[1:]), start=_weighted(xp, group[0], scale).tensor)
-    total = xp.logsumexp(total, axis=tuple(sorted(gone)), keepdims=True)
+    chains = [v for v in gone if owners[v].time is not None]
+    if chains:
+        return _contract_chain(xp, group, gone, chains, owners)
+    total = xp.logsumexp(_product(xp, group, scale), axis=tuple(sorted(gone)), keepdims=True)
     return Factor(total, group[0].ordinal, variables - local, sites, scale)
+
+
+def _product(xp: Any, group: Sequence[Factor], scale: Any) -> Any:
+    tensors = [_weighted(xp, f, scale).tensor for f in group]
+    return sum(tensors[1:], start=tensors[0])
+
+
+def _contract_chain(
+    xp: Any, group: Sequence[Factor], gone: Dims, chains: Sequence[int], owners: Mapping[int, Owner]
+) -> Factor:
+    """The sum over the paths of a chain, after other variables of its steps."""
+    sites = tuple(name for f in group for name in f.sites)
+    if len(chains) > 1:
+        raise UnsupportedError(
+            f"the Markov chains behind {', '.join(sites)} are coupled by what depends on both: make them one chain "
+            "over pairs of states"
+        )
+    (state,) = chains
+    owner, scale = owners[state], _scale_of(gone, owners, sites)
+    assert owner.previous is not None and owner.time is not None
+    first, links = (_product(xp, [f for f in group if f.part == part], scale) for part in ("first", "links"))
+    steps = _product(xp, [f for f in group if not f.part], scale)
+    others = tuple(sorted(gone - {state}))
+    steps = xp.logsumexp(steps, axis=others, keepdims=True) if others else steps
+    total = sum_chain(xp, first, links, steps, state, owner.previous, owner.time)
+    left = frozenset().union(*(f.variables for f in group)) - gone - {owner.previous}
+    return Factor(total, group[0].ordinal - {owner.time}, left, sites, scale)
 
 
 def _lift(xp: Any, f: Factor, owners: Mapping[int, Owner]) -> Factor:
     """The product over the plates that the remaining variables do not stand in."""
     parent = frozenset().union(*(owners[v].ordinal for v in f.variables))
+    if parent == f.ordinal:  # what is left of a chain
+        return f
     if not parent < f.ordinal:
         raise UnsupportedError(
             f"the discrete latents behind {', '.join(f.sites)} cannot be summed out exactly: their plates cross; put "

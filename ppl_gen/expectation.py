@@ -17,7 +17,7 @@ import numpy as np
 
 from ppl_gen.backends.protocol import Site, UnsupportedError
 from ppl_gen.conditioning import Conditioned, Group, condition, is_quadratic, of_sites
-from ppl_gen.enumeration import Factor, Owner, eliminate
+from ppl_gen.enumeration import Factor, Owner, chain_time, eliminate
 from ppl_gen.layout import Layout
 from ppl_gen.target import Target
 
@@ -50,7 +50,7 @@ class Expectation:
         self._rows_dim = None if weights is None else _rows_dim(target, weights)
         names = local_latents(target) if integrate is None else list(integrate)
         self.layout = Layout(tuple(entry for entry in target.everything.sites if entry[0] not in names))
-        self.points = -1 - target.num_plates - len(target.enumerated)
+        self.points = target.points
         self.group = self._group(names) if names else None
 
     def reweighted(self, weights: Any) -> Expectation:
@@ -62,7 +62,9 @@ class Expectation:
     @property
     def kind(self) -> str:
         """How the latents are dealt with, in words."""
-        found = ["enumeration"] if self.target.discrete else []
+        chains = {s.num_steps is not None for s in self.target.discrete.values()}
+        found = ["forward-backward"] if True in chains else []
+        found += ["enumeration"] if False in chains else []
         return " and ".join([*found, "Gaussian conditioning"] if self.group else found)
 
     def _group(self, names: Sequence[str]) -> Group:
@@ -216,7 +218,8 @@ class Expectation:
         factors, owners, _ = self._rest(at, arrays, lambda s: True)
         factors = [replace(f, scale=1.0) for f in factors]
         alone = {d: replace(o, scale=1.0) for d, o in owners.items()}
-        own = [self._indicator(n, d, owners[d]) for n, d in target.enumerated.items()]
+        times = {d: self._time(factors, d, o) for d, o in owners.items()}
+        own = [self._indicator(n, d, owners[d], times[d]) for n, d in target.enumerated.items()]
         integrated = [] if conditioned is None else [factors.pop()]
 
         def log_marginal(tensors: list[Any]) -> Any:
@@ -224,15 +227,30 @@ class Expectation:
             return sum(xp.sum(f.tensor) for f in eliminate(xp, [*factors, *replaced], alone))
 
         weights = target.backend.value_and_grad(log_marginal)([f.tensor for f in [*own, *integrated]])[1]
-        found = {n: self._rows(n, xp.moveaxis(w, d, -1), 1) for (n, d), w in zip(target.enumerated.items(), weights)}
+        held = zip(target.enumerated.items(), weights, strict=False)
+        found = {n: self._probabilities(n, w, d, times[d]) for (n, d), w in held}
         return found if conditioned is None else {**found, **self._moments(conditioned, weights[-1])}
 
-    def _indicator(self, name: str, dim: int, owner: Owner) -> Factor:
-        """A log factor of zeros over the values of a discrete latent."""
-        plates = {p.dim: p.size for p in self.target.sites[name].plates}
-        shape = [plates.get(d, 1) for d in range(self.points + 1, 0)]
-        shape[dim] = self.target.discrete[name].cardinality or 1
-        return Factor(self.target.backend.xp.zeros(tuple(shape)), owner.ordinal, frozenset({dim}), (name,))
+    def _time(self, factors: list[Factor], dim: int, owner: Owner) -> int | None:
+        if owner.num_steps is None:
+            return None
+        return chain_time([f for f in factors if dim in f.variables and not f.part], dim, owner)
+
+    def _indicator(self, name: str, dim: int, owner: Owner, time: int | None) -> Factor:
+        """A log factor of zeros over the values of a discrete latent, at each step of a chain."""
+        sizes = {p.dim: p.size for p in self.target.sites[name].plates}
+        sizes |= {dim: self.target.discrete[name].cardinality or 1}
+        sizes |= {} if time is None else {time: owner.num_steps or 1}
+        tensor = self.target.backend.xp.zeros(tuple(sizes.get(d, 1) for d in range(self.points + 1, 0)))
+        return Factor(tensor, owner.ordinal | ({time} if time else set()), frozenset({dim}), (name,))
+
+    def _probabilities(self, name: str, weight: Any, dim: int, time: int | None) -> Any:
+        """Weights of an indicator as (*plates, K), of a chain (*plates, steps, K)."""
+        xp = self.target.backend.xp
+        moved = xp.moveaxis(weight, dim, -1)
+        if time is None:
+            return self._rows(name, moved, 1)
+        return self._rows(name, xp.moveaxis(xp.expand_dims(moved, time - 2), time - 1, -2), 2)
 
     def _moments(self, conditioned: Conditioned, weight: Any) -> dict[str, Any]:
         """Mean and covariance of each integrated latent, over the discrete ones."""
@@ -273,7 +291,7 @@ def _rows_dim(target: Target, weights: Any) -> int:
     if len(common) != 1:
         number = "more than one" if common else "no"
         raise ValueError(
-            f"{len(weights)} weights came, and {target.program.name} has {number} plate of {len(weights)} rows that holds "
-            "every observation: expected one weight for each row, and the rows declared by one pg.plate"
+            f"{len(weights)} weights came, and {target.program.name} has {number} plate of {len(weights)} rows that "
+            "holds every observation: expected one weight for each row, and the rows declared by one pg.plate"
         )
     return common.pop()

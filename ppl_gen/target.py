@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from ppl_gen.backends.protocol import Backend, Request, Site, UnsupportedError
 from ppl_gen.checks import check_prototype, explain_failure
-from ppl_gen.enumeration import Factor, Owner, eliminate, factor
+from ppl_gen.enumeration import Factor, Owner, eliminate, factor, links
 from ppl_gen.layout import Layout
 from ppl_gen.program import Bound, Program
 
@@ -43,7 +43,8 @@ class Target:
     Attributes:
         sites: of one run of the program on its data, with latents drawn from the prior.
         layout: of the continuous latents; ``params`` that of the params; ``everything`` both.
-        discrete: latents that are summed out exactly.
+        discrete: latents that are summed out exactly; ``enumerated`` the dimension along which each is laid out.
+        points: dimension, left of those, along which several values of a continuous latent may be laid out.
     """
 
     def __init__(self, bound: Bound):
@@ -62,6 +63,9 @@ class Target:
         self.subsampled = tuple(n for n, s in self.sites.items() if s.kind == "plate")
         self.num_plates = max((len(s.batch_shape) for s in self.sites.values()), default=0)
         self.enumerated = {n: -1 - self.num_plates - i for i, n in enumerate(self.discrete)}
+        self.points = -1 - self.num_plates - len(self.discrete)
+        chains = (n for n, s in self.discrete.items() if s.num_steps is not None)
+        self._previous = {n: self.points - 1 - i for i, n in enumerate(chains)}
 
     def _prototype(self) -> dict[str, Site]:
         try:
@@ -94,12 +98,21 @@ class Target:
 
     def factors(self, sites: Mapping[str, Site], names: Callable[[Site], bool]) -> list[Factor]:
         """Log factors of the sites that ``names`` picks."""
-        return [factor(s, self.num_plates) for s in sites.values() if s.log_prob is not None and names(s)]
+        owners, found = self.owners(sites), []
+        for s in (s for s in sites.values() if s.log_prob is not None and names(s)):
+            found.append(factor(s, self.num_plates))
+            if s.links is not None:
+                state = self.enumerated[s.name]
+                found.append(links(self.backend.xp, s, self.num_plates, owners[state], state))
+        return found
 
     def owners(self, sites: Mapping[str, Site]) -> dict[int, Owner]:
         """Enumerated variable -> where its site stands."""
-        own = {dim: factor(sites[n], self.num_plates) for n, dim in self.enumerated.items()}
-        return {dim: Owner(f.ordinal, f.scale) for dim, f in own.items()}
+        own = {n: factor(sites[n], self.num_plates) for n in self.enumerated}
+        return {
+            dim: Owner(own[n].ordinal, own[n].scale, self._previous.get(n), self.sites[n].num_steps)
+            for n, dim in self.enumerated.items()
+        }
 
     def _total(self, sites: Mapping[str, Site], names: Callable[[Site], bool]) -> Any:
         xp = self.backend.xp

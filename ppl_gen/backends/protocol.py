@@ -47,7 +47,10 @@ class Site:
         scale: what it counts for, from subsampled plates and ``pg.scale``; None for once.
         log_det: log |d value / d u| where the value came from unconstrained coordinates u, else None.
         constraint: of a latent (its support) or a param, as the backend's own object.
-        cardinality: number of values of a finite discrete latent, else None.
+        cardinality: number of values of a finite discrete latent, else None; of a Markov chain, that of its states.
+        num_steps: of a latent Markov chain, else None.
+        links: of a Markov chain laid out along its states, log transition probabilities (*batch, from, to);
+            ``unscaled`` is then that of the first state.
     """
 
     name: str
@@ -65,6 +68,8 @@ class Site:
     cardinality: int | None = None
     improper: bool = False
     in_support: Array | None = None
+    num_steps: int | None = None
+    links: Array | None = None
 
     @property
     def log_prob(self) -> Array | None:

@@ -81,6 +81,12 @@ class SVI(Engine):
 
     def check(self, target: Target) -> None:
         target.require_enumeration(self.name)
+        chains = [n for n, s in target.discrete.items() if s.num_steps is not None]
+        if chains:
+            raise UnsupportedError(
+                f"svi sums out single discrete latents, and {', '.join(map(repr, chains))} of {target.program.name} is "
+                "a Markov chain: use engine='nuts', 'map' or 'em', which sum over its paths"
+            )
         guide = self._guide(target)
         if target.discrete and self.elbo in ("mean_field", "iwae", "renyi"):
             raise UnsupportedError(

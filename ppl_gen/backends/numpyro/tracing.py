@@ -13,6 +13,7 @@ from numpyro.primitives import Messenger
 
 from ppl_gen.backends import names
 from ppl_gen.backends.numpyro import distributions
+from ppl_gen.backends.numpyro.markov_chain import MarkovChain
 from ppl_gen.backends.protocol import Plate, Request, Site, SiteError, UnsupportedError, check_fit, check_new
 
 factor = numpyro.factor
@@ -98,7 +99,7 @@ class _Assign(Messenger):
             msg["value"] = bijection.forward(u)
             self.log_dets[name] = bijection.log_abs_det(u, msg["value"])
         elif name in request.enumerated:
-            msg["value"] = _lay_out(fn, request.enumerated[name])
+            msg["value"] = _lay_out(fn, request.enumerated[name], msg["cond_indep_stack"])
         elif fn is not None and _is_improper(fn):
             msg["value"] = _middle(name, fn)
 
@@ -112,10 +113,25 @@ def _middle(name: str, fn: Any) -> jax.Array:
     return bijection.forward(jnp.zeros(bijection.inverse_shape(fn.batch_shape + fn.event_shape)))
 
 
-def _lay_out(fn: Any, dim: int) -> jax.Array:
-    """All values of a discrete distribution along batch dimension ``dim``."""
+def _lay_out(fn: Any, dim: int, frames: Any) -> jax.Array:
+    """All values of a discrete distribution along batch dimension ``dim``; of a chain, each state at every step.
+
+    The steps of a chain become a batch dimension of what depends on it: its last axis as it is or, where the chain's
+    plates leave dimension -1 to the plate of the steps, once that is squeezed out.
+    """
+    if isinstance(fn, MarkovChain):
+        dims = [f.dim for f in frames if f.dim is not None]
+        ones = -dim - 1 if dims and -1 not in dims else -dim - 2
+        states = jnp.arange(fn.num_states).reshape((-1, *(1 for _ in range(ones)), 1))
+        return jnp.broadcast_to(states, (*states.shape[:-1], fn.num_steps))
     values = fn.enumerate_support(expand=False)
     return values.reshape(values.shape[:1] + (1,) * (-1 - dim) + fn.event_shape)
+
+
+def _first_of_chain(fn: MarkovChain, dim: int) -> jax.Array:
+    """Log probabilities of the first state along batch dimension ``dim``."""
+    first = jnp.moveaxis(jnp.log(fn.initial_probs), -1, 0)
+    return first.reshape((fn.num_states, *(1 for _ in range(-dim - first.ndim)), *first.shape[1:]))
 
 
 def _constraint(msg: dict[str, Any]) -> Any:
@@ -178,7 +194,12 @@ def _random_site(msg: dict[str, Any], plates: tuple, request: Request, log_dets:
     name, fn, value = msg["name"], msg["fn"], msg["value"]
     if request.check:
         check_fit(name, value, fn, plates)
-    log_prob = fn.log_prob(value, intermediates=msg["intermediates"]) if msg["intermediates"] else fn.log_prob(value)
+    links = None
+    if name in request.enumerated and isinstance(fn, MarkovChain):
+        log_prob, links = _first_of_chain(fn, request.enumerated[name]), jnp.log(fn.transition_probs)
+    else:
+        known = {"intermediates": msg["intermediates"]} if msg["intermediates"] else {}
+        log_prob = fn.log_prob(value, **known)
     if _is_factor(fn):
         return Site(name, "factor", value, log_prob, msg["scale"], plates=plates)
     observed = msg["is_observed"] or msg.get("_hidden", False)
@@ -199,11 +220,15 @@ def _random_site(msg: dict[str, Any], plates: tuple, request: Request, log_dets:
         cardinality=_cardinality(fn) if discrete and not observed else None,
         improper=_is_improper(fn),
         in_support=fn.support(value) if request.check and observed else None,
+        num_steps=fn.num_steps if isinstance(fn, MarkovChain) else None,
+        links=links,
     )
 
 
 def _cardinality(fn: Any) -> int | None:
     """Number of values of a discrete distribution, None where they cannot be listed."""
+    if isinstance(fn, MarkovChain):
+        return fn.num_states
     try:
         return len(fn.enumerate_support(expand=False)) if fn.has_enumerate_support else None
     except NotImplementedError:  # e.g. several in one event, counts that differ

@@ -16,6 +16,7 @@ from ppl_gen.backends import names
 from ppl_gen.backends.protocol import Plate, Request, Site, UnsupportedError, check_fit, check_new
 from ppl_gen.backends.pyro import distributions
 from ppl_gen.backends.pyro.compiling import asarray
+from ppl_gen.backends.pyro.markov_chain import MarkovChain
 
 constraints = distributions.constraints
 
@@ -98,7 +99,7 @@ class Assign(Messenger):
         elif name in request.unconstrained:
             self._transform(msg, fn.support)
         elif name in request.enumerated:
-            msg["value"], msg["done"] = _lay_out(fn, request.enumerated[name]), True
+            msg["value"], msg["done"] = _lay_out(fn, request.enumerated[name], msg["cond_indep_stack"]), True
         elif not site_is_subsample(msg) and _is_improper(fn):
             msg["value"], msg["done"] = _middle(name, fn), True
 
@@ -124,10 +125,25 @@ def _middle(name: str, fn: Any) -> torch.Tensor:
     return bijection.forward(torch.zeros(bijection.inverse_shape(tuple(fn.batch_shape + fn.event_shape))))
 
 
-def _lay_out(fn: Any, dim: int) -> torch.Tensor:
-    """All values of a discrete distribution along batch dimension ``dim``."""
+def _lay_out(fn: Any, dim: int, frames: Any) -> torch.Tensor:
+    """All values of a discrete distribution along batch dimension ``dim``; of a chain, each state at every step.
+
+    The steps of a chain become a batch dimension of what depends on it: its last axis as it is or, where the chain's
+    plates leave dimension -1 to the plate of the steps, once that is squeezed out.
+    """
+    if isinstance(fn, MarkovChain):
+        dims = [f.dim for f in frames if f.dim is not None]
+        ones = -dim - 1 if dims and -1 not in dims else -dim - 2
+        states = torch.arange(fn.num_states).reshape((-1, *(1 for _ in range(ones)), 1))
+        return states.expand((*states.shape[:-1], fn.num_steps))
     values = fn.enumerate_support(expand=False)
     return values.reshape(values.shape[:1] + (1,) * (-1 - dim) + tuple(fn.event_shape))
+
+
+def _first_of_chain(fn: MarkovChain, dim: int) -> torch.Tensor:
+    """Log probabilities of the first state along batch dimension ``dim``."""
+    first = torch.movedim(torch.log(fn.initial_probs), -1, 0)
+    return first.reshape((fn.num_states, *(1 for _ in range(-dim - first.ndim)), *first.shape[1:]))
 
 
 def _base(fn: Any) -> Any:
@@ -183,7 +199,11 @@ def _random_site(node: Any, plates: tuple, request: Request, assign: Assign) -> 
     name, fn, value = node["name"], node["fn"], node["value"]
     if request.check:
         check_fit(name, value, fn, plates)
-    log_prob = scale_and_mask(fn.log_prob(value), mask=node["mask"])
+    links = None
+    if name in request.enumerated and isinstance(fn, MarkovChain):
+        log_prob, links = _first_of_chain(fn, request.enumerated[name]), torch.log(fn.transition_probs)
+    else:
+        log_prob = scale_and_mask(fn.log_prob(value), mask=node["mask"])
     scale = None if isinstance(node["scale"], float) and node["scale"] == 1.0 else node["scale"]
     if _is_factor(node):
         return Site(name, "factor", value, log_prob, scale, plates=plates)
@@ -205,11 +225,15 @@ def _random_site(node: Any, plates: tuple, request: Request, assign: Assign) -> 
         cardinality=_cardinality(fn) if discrete and not observed else None,
         improper=_is_improper(fn),
         in_support=fn.support.check(value) if request.check and observed else None,
+        num_steps=fn.num_steps if isinstance(fn, MarkovChain) else None,
+        links=links,
     )
 
 
 def _cardinality(fn: Any) -> int | None:
     """Number of values of a discrete distribution, None where they cannot be listed."""
+    if isinstance(fn, MarkovChain):
+        return fn.num_states
     try:
         return len(fn.enumerate_support(expand=False)) if fn.has_enumerate_support else None
     except NotImplementedError:  # e.g. several in one event, counts that differ
