@@ -17,7 +17,7 @@ def sum_chain(xp: Any, first: Any, links: Any, steps: Any, state: int, previous:
         state, previous, time: negative dimensions. All tensors broadcast in the others, which are a batch of chains.
     """
     rank = max(-previous, *(len(x.shape) for x in (first, links, steps)))
-    first, links, steps = (x.reshape((*(1 for _ in range(rank - len(x.shape))), *x.shape)) for x in (first, links, steps))
+    first, links, steps = (_of_rank(x, rank) for x in (first, links, steps))
     batch = [d for d in range(-rank, 0) if d not in (state, previous, time)]
     order = [rank + d for d in (*batch, time, previous, state)]
     first, links, steps = (xp.transpose(x, order) for x in (first, links, steps))
@@ -30,3 +30,7 @@ def sum_chain(xp: Any, first: Any, links: Any, steps: Any, state: int, previous:
     )
     back = sorted(range(rank), key=lambda i: order[i])
     return xp.transpose(value.reshape((*value.shape, 1, 1, 1)), back)
+
+
+def _of_rank(x: Any, rank: int) -> Any:
+    return x.reshape((1,) * (rank - len(x.shape)) + tuple(x.shape))

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from ppl_gen import backends
-from ppl_gen.backends.protocol import Backend
 from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.engine import Engine, resolve
 from ppl_gen.inference.engine import engines as engines
@@ -52,7 +51,8 @@ def infer(
     setting = Setting(backend, precision, device, seed)
     began = time.perf_counter()
     with room.scope(precision=precision, device=device, seed=seed):
-        target = _bind(declared, data, room, setting)
+        rows = chosen.rows_at_once(declared)
+        target = Target(declared.bind(data, room, (setting.precision, setting.device), rows))
         chosen.check(target)
         outcome = chosen.run(target, Driver(room.to_numpy, progress), seed)
         run = Run.of(target, setting, chosen, outcome)
@@ -60,10 +60,6 @@ def infer(
     for message in run.warnings:
         warnings.warn(message, RuntimeWarning, stacklevel=2)
     return run
-
-
-def _bind(program: Any, data: Any, room: Backend, setting: Setting) -> Target:
-    return Target(program.bind(data, room, (setting.precision, setting.device)))
 
 
 def _checked_seed(seed: Any) -> int:

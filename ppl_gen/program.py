@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,8 +64,14 @@ class Program:
         """What data the model takes."""
         return inspect.signature(self.model)
 
-    def bind(self, data: Any, backend: Backend, setting: tuple[Any, ...] = ()) -> Bound:
+    def bind(
+        self, data: Any, backend: Backend, setting: tuple[Any, ...] = (), block_rows: int | None = None
+    ) -> Bound:
         """Check ``data``, put them on the active device, and hold them together with the program.
+
+        Args:
+            block_rows: for an engine that goes by rows (see :mod:`ppl_gen.rows`): longer data stay on the host, and
+                the program sees only the first block.
 
         Raises:
             DataError: data that are empty, not numbers, not finite, or not what the model's signature says.
@@ -76,7 +82,7 @@ class Program:
                 f"backend={self.backend!r}, or write it with pg.sample, pg.plate, dist and xp to run it on both"
             )
         args, kwargs = _arguments(self, data)
-        return Bound(self, backend, args, kwargs, setting)
+        return Bound(self, backend, args, kwargs, setting, block_rows)
 
 
 def program(
@@ -127,18 +133,30 @@ class Bound:
     Attributes:
         arrays: argument name -> the backend's array; the rest of the arguments are fixed.
         missing: arguments with entries that were not observed.
+        by_rows: ``arrays`` hold the first rows only, ``host`` all of them.
         key: equal for two that can share compiled functions.
     """
 
-    def __init__(self, program: Program, backend: Backend, args: tuple, kwargs: dict, setting: tuple):
+    def __init__(
+        self,
+        program: Program,
+        backend: Backend,
+        args: tuple,
+        kwargs: dict,
+        setting: tuple,
+        block_rows: int | None = None,
+    ):
         self.program, self.backend = program, backend
         self.host: dict[str, np.ndarray] = {}
         self.networks: dict[str, Any] = {}
         self._args = tuple(self._slot(name, value) for name, value in args)
         self._kwargs = {name: self._slot(name, value) for name, value in kwargs.items()}
-        self.arrays = {name: _on_device(backend, value) for name, value in self.host.items()}
-        self.missing = tuple(n for n, x in self.arrays.items() if isinstance(x, Missing))
-        shapes = tuple((n, x.shape, str(x.dtype), n in self.missing) for n, x in self.host.items())
+        self.missing = tuple(n for n, x in self.host.items() if x.dtype.kind == "f" and _any(np.isnan, x))
+        rows = getattr(program.model, "em_rows", ()) if block_rows else ()
+        self.by_rows = any(len(x) > (block_rows or 0) for n, x in self.host.items() if n in rows)
+        seen = {n: x[:block_rows] if self.by_rows and n in rows else x for n, x in self.host.items()}
+        self.arrays = {n: self.on_device(n, x) for n, x in seen.items()}
+        shapes = tuple((n, x.shape, str(x.dtype), n in self.missing) for n, x in seen.items())
         held = (*enumerate(self._args), *self._kwargs.items())
         statics = tuple((name, type(value), _hashable(value)) for name, value in held)
         read = tuple(surroundings(f) for f in (program.model, program.guide) if inspect.isfunction(f))
@@ -148,8 +166,16 @@ class Bound:
         array = as_array(name, value, missing=name in getattr(self.program.model, "missing", ()))
         if array is None:
             return value
-        self.host[name] = np.array(array)  # a copy: JAX may share memory with it, and the caller may write to theirs
+        # a copy: JAX may share memory with it, and the caller may write to theirs; files stay where they are
+        self.host[name] = array if isinstance(array, np.memmap) else np.array(array)
         return _Slot(name)
+
+    def on_device(self, name: str, x: np.ndarray) -> Any:
+        """An argument, or some rows of it, as the model sees it: a pair where entries are missing."""
+        if name not in self.missing:
+            return self.backend.asarray(x)
+        values, observed = split(np.asarray(x))
+        return Missing(self.backend.asarray(values), self.backend.asarray(observed))
 
     def _fill(self, value: Any, arrays: Mapping[str, Any]) -> Any:
         return arrays[value.name] if isinstance(value, _Slot) else value
@@ -163,8 +189,17 @@ class Bound:
     @property
     def data(self) -> Any:
         """The data as they came in, with copies of the arrays."""
-        args = tuple(self._fill(a, self.host) for a in self._args)
-        return args or {k: self._fill(v, self.host) for k, v in self._kwargs.items()}
+        return self._arguments(self.host)
+
+    def blocks(self, block_rows: int) -> Iterator[Any]:
+        """The data in blocks of rows, each as data of their own; only where they are held ``by_rows``."""
+        names = [n for n in self.host if n in self.program.model.em_rows]
+        for i in range(0, len(self.host[names[0]]), block_rows):
+            yield self._arguments({**self.host, **{n: np.array(self.host[n][i : i + block_rows]) for n in names}})
+
+    def _arguments(self, arrays: Mapping[str, Any]) -> Any:
+        args = tuple(self._fill(a, arrays) for a in self._args)
+        return args or {k: self._fill(v, arrays) for k, v in self._kwargs.items()}
 
     def model(self, arrays: Mapping[str, Any]) -> Any:
         """Run the model."""
@@ -175,12 +210,13 @@ class Bound:
         return self.call(self.program.guide, arrays)
 
 
-def _on_device(backend: Backend, value: np.ndarray) -> Any:
-    """The array, or the pair that stands for one with missing entries."""
-    if value.dtype.kind == "f" and np.isnan(value).any():
-        values, observed = split(value)
-        return Missing(backend.asarray(values), backend.asarray(observed))
-    return backend.asarray(value)
+_SCANNED = 2**22
+
+
+def _any(test: Callable[[np.ndarray], np.ndarray], x: np.ndarray) -> bool:
+    """Whether ``test`` holds anywhere, without an array as large as a file."""
+    step = max(1, _SCANNED * len(x) // max(x.size, 1)) if x.ndim else 1
+    return any(bool(test(x[i : i + step]).any()) for i in range(0, len(x), step)) if x.ndim else bool(test(x))
 
 
 def _hashable(value: Any) -> Any:
@@ -231,7 +267,8 @@ def as_array(name: str, value: Any, missing: bool = False) -> np.ndarray | None:
             raise DataError(f"{name!r} is {value}: expected a finite number")
         return None
     try:
-        array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+        held = value.detach().cpu() if hasattr(value, "detach") else value
+        array = np.asanyarray(held) if isinstance(held, np.memmap) else np.asarray(held)
     except (ValueError, TypeError) as error:
         raise DataError(
             f"{name!r} is not a rectangular array of numbers: {error} Give all rows the same length, or pad and "
@@ -251,8 +288,9 @@ def as_array(name: str, value: Any, missing: bool = False) -> np.ndarray | None:
 def _check_finite(name: str, array: np.ndarray, missing: bool) -> None:
     if array.dtype.kind != "f":
         return
-    bad = np.isinf(array) if missing else ~np.isfinite(array)
-    if bad.any():
+    test = np.isinf if missing else lambda x: ~np.isfinite(x)
+    if _any(test, array):
+        bad = test(array)
         where = tuple(int(i) for i in np.argwhere(bad)[0])
         raise DataError(
             f"{name!r} has {int(bad.sum())} entries that are NaN or infinite, the first at index {where}: expected "

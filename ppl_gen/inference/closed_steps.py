@@ -11,64 +11,104 @@ import numpy as np
 from ppl_gen.inference.engine import Outcome
 from ppl_gen.inference.maximum import of_point
 from ppl_gen.inference.starts import check_init
+from ppl_gen.rows import Rows
 from ppl_gen.target import Target
 
 
 class ClosedSteps:
     """E- and M-steps of a :class:`~ppl_gen.capabilities.ClosedFormEM`, restarts side by side.
 
+    Data in one block are iterated on in one compiled loop; more of them block by block, in memory or from a file, and
+    over all processes that hold a part of them.
+
     State: params with a leading axis of restarts.
     """
 
     attrs: ClassVar[dict[str, str]] = {"e_step": "the model's", "m_step": "closed form"}
 
-    def __init__(self, target: Target, weights: np.ndarray | None):
-        self.target, self.model = target, target.program.model
+    def __init__(self, target: Target, weights: np.ndarray | None, block_rows: int, shared: bool):
+        """``weights`` on the host; ``shared``: this process holds a part of the rows."""
+        self.target, self.model, self.shared = target, target.program.model, shared
+        self.summarised = hasattr(self.model, "em_summary") and not target.bound.missing
+        self.rows = Rows(target.bound, weights, block_rows) if target.bound.by_rows else None
         self.weights = None if weights is None else target.backend.asarray(weights)
-        self._data: Any = None
+        self._data: Any = target.arrays
         self._around: Any = None
 
     def start(self, num_restarts: int, seed: int, init: Mapping[str, Any] | None) -> Any:
-        """The model's own starts, with what the user gave in their place."""
+        """The model's own starts, with what the user gave in their place; those of the first process."""
         target = self.target
         starts = self.model.starts(target.bound.host, num_restarts, np.random.default_rng(seed))
         given = check_init(target, init, target.everything)
         starts.update({n: np.broadcast_to(v, (num_restarts, *v.shape)).copy() for n, v in given.items()})
         params = {n: target.backend.asarray(v) for n, v in starts.items()}
+        params = target.backend.from_first_process(params) if self.shared else params
         self._around = {n: v[0] for n, v in params.items()}
-        self._data = self._summary() if self._summarised() else target.arrays
+        if self.summarised:
+            self._data = self._total("summary", self.model.em_summary, self._around)
         return params
-
-    def _summarised(self) -> bool:
-        return hasattr(self.model, "em_summary") and not self.target.bound.missing
-
-    def _summary(self) -> Any:
-        target = self.target
-        summarise = target.compiled(("em", "summary"), lambda: target.backend.compile(self.model.em_summary))
-        return summarise(self._around, target.arrays, self.weights)
 
     def advance(self, params: Any, count: int) -> tuple[Any, Any]:
         """``count`` iterations; the log likelihood reported is that before each."""
-        target, summarised = self.target, self._summarised()
-        name = ("em", "closed", summarised, self.weights is None)
-        scan = target.compiled(name, lambda: target.backend.scan(self._step(summarised), calls=500))
-        weights = None if summarised else self.weights
+        if not self.summarised and (self.rows is not None or self.shared):
+            return self._by_blocks(params, count)
+        target, weights = self.target, None if self.summarised else self.weights
+        name = ("em", "closed", self.summarised, weights is None)
+        scan = target.compiled(name, lambda: target.backend.scan(self._step, calls=500))
         return scan(params, target.backend.xp.zeros((count,)), self._around, self._data, weights)
 
-    def _step(self, summarised: bool) -> Any:
-        vmap, model = self.target.backend.vmap, self.model
+    def _step(self, params: Any, _: Any, fixed: Any, data: Any, weights: Any) -> tuple[Any, Any]:
+        around = fixed if self.summarised else params
+        return self._update(self._gather(params, around, data, weights), params, around)
 
-        def step(params: Any, _: Any, fixed: Any, data: Any, weights: Any) -> tuple[Any, Any]:
-            around, axis = (fixed, None) if summarised else (params, 0)
-            gather = vmap(lambda p, a: model.em_statistics(p, a, data, weights), in_axes=(0, axis))
-            statistics, log_likelihood = gather(params, around)
-            if hasattr(model, "em_penalty"):
-                log_likelihood = log_likelihood + vmap(model.em_penalty)(params)
-            return vmap(model.em_update, in_axes=(0, axis))(statistics, around), {"log_likelihood": log_likelihood}
+    def _gather(self, params: Any, around: Any, data: Any, weights: Any) -> Any:
+        """Statistics and log likelihood of some rows."""
+        f = self.target.backend.vmap(
+            lambda p, a: self.model.em_statistics(p, a, data, weights), in_axes=(0, None if self.summarised else 0)
+        )
+        return f(params, around)
 
-        return step
+    def _update(self, gathered: Any, params: Any, around: Any) -> tuple[Any, Any]:
+        vmap, (statistics, value) = self.target.backend.vmap, gathered
+        if hasattr(self.model, "em_penalty"):
+            value = value + vmap(self.model.em_penalty)(params)
+        new = vmap(self.model.em_update, in_axes=(0, None if self.summarised else 0))(statistics, around)
+        return new, {"log_likelihood": value}
+
+    # By blocks ------------------------------------------------------------------------------------------------
+
+    def _by_blocks(self, params: Any, count: int) -> tuple[Any, Any]:
+        backend, values = self.target.backend, []
+        update = self.target.compiled(("em", "update"), lambda: backend.compile(self._update, calls=500))
+        for _ in range(count):
+            gathered = self._total("statistics", self._gather, params, params)
+            params, report = update(gathered, params, params)
+            values.append(report["log_likelihood"])
+        return params, {"log_likelihood": backend.xp.stack(values)}
+
+    def _total(self, name: str, f: Any, *args: Any) -> Any:
+        """The sum of ``f(*args, data, weights)`` over all rows, of all processes."""
+        backend, weighted = self.target.backend, self.weights is None
+        blocks = [(self.target.arrays, self.weights)] if self.rows is None else self.rows
+        first = self.target.compiled(("em", name, weighted), lambda: backend.compile(f, calls=500))
+        more = self.target.compiled(("em", name, "more", weighted), lambda: backend.compile(_added_to(f), calls=500))
+        total = None
+        for data, weights in blocks:
+            total = first(*args, data, weights) if total is None else more(total, *args, data, weights)
+        return backend.sum_over_processes(total) if self.shared else total
 
     def finish(self, params: Any, best: int) -> Outcome:
         """The params of the best restart."""
         values = {n: np.asarray(v)[best] for n, v in self.target.backend.to_numpy(params).items()}
         return replace(of_point(values, values), attrs=dict(self.attrs))
+
+
+def _added_to(f: Any) -> Any:
+    return lambda total, *args: _sum(total, f(*args))
+
+
+def _sum(a: Any, b: Any) -> Any:
+    """The sum of two trees of dicts and tuples."""
+    if isinstance(a, dict):
+        return {n: _sum(x, b[n]) for n, x in a.items()}
+    return tuple(_sum(x, y) for x, y in zip(a, b, strict=True)) if isinstance(a, tuple) else a + b

@@ -18,6 +18,7 @@ from ppl_gen.inference.engine import Engine, Outcome, between, one_of, positive
 from ppl_gen.inference.gradient_steps import GradientSteps
 from ppl_gen.inference.maximum import OBJECTIVES
 from ppl_gen.inference.starts import check_init
+from ppl_gen.program import Program
 from ppl_gen.target import Target
 
 _CHUNK = 20
@@ -42,6 +43,10 @@ class EM(Engine):
         init: site -> starting value, constrained.
         weights: how often each row counts, (rows,); None for once.
         integrate: continuous latents to integrate out; those with one value for each datum where None.
+        block_rows: a model's own steps take so many rows at a time, which bounds the memory; those of an ``np.memmap``
+            are read as they are needed.
+        processes: the data are this process's part of the rows, and the others of ``jax.distributed`` or of
+            ``torchrun`` hold the rest; all of them get the same params.
     """
 
     name: ClassVar[str] = "em"
@@ -56,9 +61,11 @@ class EM(Engine):
     init: Mapping[str, Any] | None = None
     weights: Any = None
     integrate: Sequence[str] | None = None
+    block_rows: int = 16384
+    processes: bool = False
 
     def __post_init__(self) -> None:
-        positive(self, "num_steps", "num_restarts", "m_steps")
+        positive(self, "num_steps", "num_restarts", "m_steps", "block_rows")
         one_of(self, "objective", OBJECTIVES)
         if self.tolerance != 0 or isinstance(self.tolerance, bool):
             between(self, 0, 1, "tolerance")
@@ -70,6 +77,7 @@ class EM(Engine):
         weights = check_weights(self.weights)
         if self._closed(target):
             check_init(target, self.init, target.everything)
+            check_rows(target, weights)
             return
         expectation = Expectation(target, self.integrate, weights)
         if not target.discrete and expectation.group is None:
@@ -83,12 +91,22 @@ class EM(Engine):
         expectation.require_gaussian(self.name)
 
     def _closed(self, target: Target) -> bool:
-        return isinstance(target.program.model, ClosedFormEM) and self.objective == "likelihood" and not self.integrate
+        return self._closed_model(target.program)
+
+    def _closed_model(self, program: Program) -> bool:
+        return isinstance(program.model, ClosedFormEM) and self.objective == "likelihood" and not self.integrate
+
+    def rows_at_once(self, program: Program) -> int | None:
+        return self.block_rows if self._closed_model(program) else None
+
+    def _shared(self, target: Target) -> bool:
+        return self.processes and target.backend.num_processes() > 1
 
     def _steps(self, target: Target) -> Any:
-        weights = None if self.weights is None else target.backend.asarray(check_weights(self.weights))
+        weights = check_weights(self.weights)
         if self._closed(target):
-            return ClosedSteps(target, weights)
+            return ClosedSteps(target, weights, self.block_rows, self._shared(target))
+        weights = None if weights is None else target.backend.asarray(weights)
         return GradientSteps(Expectation(target, self.integrate, weights), self.objective, self.m_steps)
 
     def run(self, target: Target, driver: Driver, seed: int) -> Outcome:
@@ -158,6 +176,17 @@ def check_weights(weights: Any) -> np.ndarray | None:
             f"{array.shape}, from {np.min(array, initial=np.inf)} to {np.max(array, initial=-np.inf)}"
         )
     return array
+
+
+def check_rows(target: Target, weights: np.ndarray | None) -> None:
+    """One weight for each row of a model that names its rows.
+
+    Raises:
+        ValueError: another number of them.
+    """
+    rows = [len(target.bound.host[n]) for n in getattr(target.program.model, "em_rows", ()) if n in target.bound.host]
+    if weights is not None and rows and len(weights) != rows[0]:
+        raise ValueError(f"{len(weights)} weights came for {rows[0]} rows: expected one weight for each row")
 
 
 def falls(history: np.ndarray, name: str = "log_likelihood") -> list[str]:

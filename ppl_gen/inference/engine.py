@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ppl_gen.inference.driver import Driver
+from ppl_gen.program import Program
 from ppl_gen.target import Target
 
 _engines: dict[str, type[Engine]] = {}
@@ -59,6 +60,10 @@ class Engine:
 
     def check(self, target: Target) -> None:
         """Raise UnsupportedError where the program lacks what the engine needs."""
+
+    def rows_at_once(self, program: Program) -> int | None:
+        """Rows in a block, where the engine goes by rows of this program; None where it needs them all at once."""
+        return None
 
     def run(self, target: Target, driver: Driver, seed: int) -> Outcome:
         """Do the work."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ import numpy as np
 
 from ppl_gen import backends
 from ppl_gen.inference.engine import Engine, Outcome
-from ppl_gen.program import Program
+from ppl_gen.program import Bound, Program
 from ppl_gen.results import naming, predicting, storage
 from ppl_gen.results.diagnose import diagnose
 from ppl_gen.target import Target
 
 _MOST_LOG_LIKELIHOODS = 20_000_000
+_BLOCK_ROWS = 16384
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,8 @@ class Run:
         posterior, params = _relabelled(target, posterior, outcome.params)
         latents = {n: posterior[n] for n in target.layout.names if n in posterior}
         found = diagnose(latents, outcome.stats) if "lp" in outcome.stats else []  # chains
-        host = target.backend.to_numpy
-        observed = {n: host(target.sites[n].value) for n in target.observed}
-        constants = {n: x for n, x in target.bound.host.items() if n not in observed}
+        observed = {n: x for n in target.observed if (x := _observed(target, n)) is not None}
+        constants = {n: x for n, x in target.bound.host.items() if n not in target.observed}
         return cls(
             engine.name,
             setting,
@@ -167,10 +168,12 @@ class Run:
         A point estimate gives log p(x | estimate); draws give log of the mean of p(x | draw) over the draws.
         Discrete latents are summed out.
         """
-        with self._scope():
-            target = self._target(data)
+
+        def of_rows(target: Target) -> np.ndarray:
             target.require_full_data("log_prob")
             return predicting.log_prob(target, self.posterior, self.params)
+
+        return np.concatenate(self._by_rows(of_rows, data))
 
     def latent(self, data: Any = None) -> dict[str, np.ndarray]:
         """Posterior of the latents of each datum: who belongs where, and what lies behind.
@@ -185,8 +188,12 @@ class Run:
         Raises:
             UnsupportedError: no latent of single data that can be summed or integrated out exactly.
         """
-        with self._scope():
-            return predicting.latent(self._target(data), self.posterior, self.params)
+
+        def of_rows(target: Target) -> dict[str, np.ndarray]:
+            return predicting.latent(target, self.posterior, self.params)
+
+        parts = self._by_rows(of_rows, data)
+        return parts[0] if len(parts) == 1 else {n: np.concatenate([p[n] for p in parts]) for n in parts[0]}
 
     @property
     def log_prob_kind(self) -> str:
@@ -203,12 +210,23 @@ class Run:
         s = self.setting
         return backends.get(s.backend).scope(precision=s.precision, device=s.device, seed=s.seed)
 
-    def _target(self, data: Any = None) -> Target:
+    def _bind(self, data: Any, block_rows: int | None = None) -> Bound:
         program, data = self._program(), self.data if data is None else data
         if data is None and self.observed:
             raise ValueError("the run was loaded without its data: pass them, pg.load(path, program, data)")
         s = self.setting
-        return Target(program.bind(data, backends.get(s.backend), (s.precision, s.device)))
+        return program.bind(data, backends.get(s.backend), (s.precision, s.device), block_rows)
+
+    def _target(self, data: Any = None) -> Target:
+        return Target(self._bind(data))
+
+    def _by_rows(self, f: Callable[[Target], Any], data: Any) -> list[Any]:
+        """``f`` of the target at these data; for a model of rows, at blocks of them, which bounds the memory."""
+        with self._scope():
+            bound = self._bind(data, _BLOCK_ROWS)
+            if not bound.by_rows:
+                return [f(Target(bound))]
+            return [f(self._target(block)) for block in bound.blocks(_BLOCK_ROWS)]
 
     # Keeping --------------------------------------------------------------------------------------------------
 
@@ -270,6 +288,14 @@ class Run:
         from ppl_gen.results.pages import run_page
 
         return run_page(self, path)
+
+
+def _observed(target: Target, name: str) -> np.ndarray | None:
+    """Values of an observed site, NaN where entries are missing; None of data that stay in a file."""
+    bound = target.bound
+    if name in bound.host and (bound.by_rows or name in bound.missing):
+        return None if isinstance(bound.host[name], np.memmap) else bound.host[name]
+    return None if bound.by_rows else np.asarray(target.backend.to_numpy(target.sites[name].value))
 
 
 def _check_count(name: str, value: Any) -> None:

@@ -9,7 +9,16 @@ import jax
 import numpyro
 
 from ppl_gen.backends import activate
-from ppl_gen.backends.numpyro import arrays, compiling, distributions, native, optimisers, randomness, tracing
+from ppl_gen.backends.numpyro import (
+    arrays,
+    compiling,
+    distributions,
+    native,
+    optimisers,
+    processes,
+    randomness,
+    tracing,
+)
 from ppl_gen.backends.protocol import Backend
 
 _PRECISIONS = ("float32", "float64")
@@ -47,6 +56,9 @@ class NumPyroBackend:
     map_draws = staticmethod(compiling.map_draws)
     noise = staticmethod(randomness.noise)
     key = staticmethod(randomness.key)
+    num_processes = staticmethod(processes.num_processes)
+    sum_over_processes = staticmethod(processes.sum_over_processes)
+    from_first_process = staticmethod(processes.from_first_process)
     minimise = staticmethod(optimisers.minimise)
     optimiser = staticmethod(optimisers.optimiser)
     svi = native.NumPyroSVI

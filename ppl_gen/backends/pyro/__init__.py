@@ -11,7 +11,7 @@ import torch
 
 from ppl_gen.backends import activate
 from ppl_gen.backends.protocol import Backend
-from ppl_gen.backends.pyro import arrays, compiling, distributions, native, optimisers, randomness, tracing
+from ppl_gen.backends.pyro import arrays, compiling, distributions, native, optimisers, processes, randomness, tracing
 
 _PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 
@@ -62,6 +62,9 @@ class PyroBackend:
     map_draws = staticmethod(compiling.map_draws)
     noise = staticmethod(randomness.noise)
     key = staticmethod(randomness.key)
+    num_processes = staticmethod(processes.num_processes)
+    sum_over_processes = staticmethod(processes.sum_over_processes)
+    from_first_process = staticmethod(processes.from_first_process)
     minimise = staticmethod(optimisers.minimise)
     optimiser = staticmethod(optimisers.optimiser)
     svi = native.PyroSVI

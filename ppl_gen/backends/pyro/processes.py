@@ -1,0 +1,35 @@
+"""Sums over the processes of ``torch.distributed``, as ``torchrun`` starts them."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+import torch.distributed as group
+from torch.utils import _pytree as pytree
+
+
+def num_processes() -> int:
+    """How many processes there are; joins those that ``torchrun`` started."""
+    if not group.is_available():
+        return 1
+    if not group.is_initialized() and "TORCHELASTIC_RUN_ID" in os.environ:
+        group.init_process_group("gloo")
+    return group.get_world_size() if group.is_initialized() else 1
+
+
+def sum_over_processes(tree: Any) -> Any:
+    """The sum of each tensor over all processes, on each of them."""
+    return pytree.tree_map(lambda x: _in_place(group.all_reduce, x), tree)
+
+
+def from_first_process(tree: Any) -> Any:
+    """The tensors of process 0, on each process."""
+    return pytree.tree_map(lambda x: _in_place(group.broadcast, x, 0), tree)
+
+
+def _in_place(collective: Any, x: torch.Tensor, *args: Any) -> torch.Tensor:
+    x = x.detach().clone(memory_format=torch.contiguous_format)
+    collective(x, *args)
+    return x

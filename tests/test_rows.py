@@ -1,0 +1,100 @@
+"""Data by blocks: the same numbers whether rows come at once, in blocks, from a file or from several processes."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ppl_gen as pg
+
+BACKENDS = ["numpyro", "pyro"]
+RNG = np.random.default_rng(1)
+X = RNG.normal(size=(500, 3)) + 4.0 * RNG.integers(0, 2, size=(500, 1))
+WEIGHTS = RNG.uniform(0.5, 2.0, 500)
+MODELS = {"mixture": pg.models.GaussianMixture(2), "ppca": pg.models.ProbabilisticPCA(1)}
+
+
+def _fit(model, x, backend, **options):
+    options = {"num_steps": 8, "num_restarts": 2, "tolerance": 0, **options}
+    with pytest.warns(RuntimeWarning, match="converged"):
+        return pg.infer(model, x, engine="em", backend=backend, progress=False, **options)
+
+
+@pytest.fixture
+def on_disk(tmp_path):
+    path = tmp_path / "rows.npy"
+    np.save(path, X)
+    return np.load(path, mmap_mode="r")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_blocks_give_the_same_numbers(model, backend, on_disk):
+    whole = _fit(model, X, backend, weights=WEIGHTS)
+    for x in (X, on_disk):
+        run = _fit(model, x, backend, weights=WEIGHTS, block_rows=150)
+        np.testing.assert_allclose(
+            run.history["log_likelihood"], whole.history["log_likelihood"], rtol=1e-10
+        )
+        for name, value in whole.params.items():
+            np.testing.assert_allclose(run.params[name], value, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(run.log_prob(on_disk), whole.log_prob(X), rtol=1e-8)
+
+
+def test_missing_entries_by_blocks():
+    """NaN in one block only: every block takes the same form."""
+    x = X.copy()
+    x[RNG.integers(0, 100, 20), RNG.integers(0, 3, 20)] = np.nan
+    one = _fit(pg.models.GaussianMixture(2, "diag"), x, "numpyro")
+    other = _fit(pg.models.GaussianMixture(2, "diag"), x, "numpyro", block_rows=150)
+    np.testing.assert_allclose(one.history["log_likelihood"], other.history["log_likelihood"], rtol=1e-10)
+
+
+def test_a_file_with_bad_numbers_is_refused(tmp_path):
+    x = X.copy()
+    x[400, 1] = np.inf
+    np.save(tmp_path / "bad.npy", x)
+    with pytest.raises(pg.DataError, match=r"\(400, 1\)"):
+        pg.infer(MODELS["mixture"], np.load(tmp_path / "bad.npy", mmap_mode="r"), engine="em", progress=False)
+
+
+START = {
+    "mixture": {"weights": [0.5, 0.5], "locs": X[[0, -1]], "scales": np.ones((2, 3)), "correlation": [np.eye(3)] * 2},
+    "ppca": {"loc": X.mean(0), "loadings": np.ones((3, 1)), "scale": 1.0},
+}
+SCRIPT = Path(__file__).with_name("part_of_rows.py")
+
+
+def _free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_two_processes_are_one(backend, tmp_path):
+    """Each of two processes holds a half; both end with the params of one process that holds all, to 1e-6."""
+    np.save(tmp_path / "x.npy", X)
+    port = str(_free_port())
+    if backend == "numpyro":
+        commands = [[sys.executable, str(SCRIPT), str(tmp_path), backend, port, str(rank)] for rank in range(2)]
+    else:
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--nnodes=1"]
+        address = ["--master-addr=127.0.0.1", f"--master-port={port}"]
+        commands = [[*torchrun, *address, str(SCRIPT), str(tmp_path), backend]]
+    running = [subprocess.Popen(c, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for c in commands]
+    for process in running:
+        said, _ = process.communicate(timeout=240)
+        assert process.returncode == 0, said
+    for name, model in MODELS.items():
+        whole = _fit(model, X, backend, num_restarts=1, init=START[name])
+        for rank in range(2):
+            held = np.load(tmp_path / f"{name}-{rank}.npz")
+            np.testing.assert_allclose(held["history"], whole.history["log_likelihood"], rtol=1e-6)
+            for site, value in whole.params.items():
+                np.testing.assert_allclose(held[site], value, rtol=1e-6, atol=1e-8)
