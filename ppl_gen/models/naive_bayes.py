@@ -175,7 +175,7 @@ class NaiveBayes:
 
     def em_statistics(self, params: Any, around: Any, data: Any, weights: Any) -> tuple[dict[str, Any], Any]:
         """E-step: expected numbers of rows and of observed entries, and sums of features, for each class."""
-        joint = self._log_joint(params, data)
+        joint = self.log_joint(params, data)
         evidence = xp.logsumexp(joint, axis=1, keepdims=True)
         r = xp.exp(joint - evidence)
         if weights is not None:
@@ -203,7 +203,7 @@ class NaiveBayes:
 
     def latent(self, params: Any, data: Any) -> dict[str, Any]:
         """``z``: p(z_n = k | x_n, y_n), shape (num_data, K)."""
-        joint = self._log_joint(params, data)
+        joint = self.log_joint(params, data)
         return {"z": xp.exp(joint - xp.logsumexp(joint, axis=1, keepdims=True))}
 
     def _estimates(self, np_: Any, sums: Mapping[str, Any], around: Mapping[str, Any]) -> dict[str, Any]:
@@ -226,7 +226,7 @@ class NaiveBayes:
         variances = np_.where(number > 0, within, overall)  # nothing seen of a feature in a class
         return {"weights": weights, "locs": locs, "scales": np_.sqrt(np_.where(variances > 0, variances, 0.0) + least)}
 
-    def _log_joint(self, params: Mapping[str, Any], data: Mapping[str, Any]) -> Any:
+    def log_joint(self, params: Mapping[str, Any], data: Mapping[str, Any]) -> Any:
         """log p(z_n = k, y_n, x_n), shape (N, K)."""
         x, observed = _parts(data["x"])
         joint = _log(params["weights"]) + self._log_densities(params, x, observed)
@@ -252,7 +252,7 @@ class NaiveBayes:
 
 def _check_labels(y: Any, n: int) -> None:
     if tuple(y.shape) != (n,):
-        raise DataError(f"y must hold one label for each of the {n} rows, -1 where it is not known; got {tuple(y.shape)}")
+        raise DataError(f"y must hold one label for each of the {n} rows, -1 for none; got shape {tuple(y.shape)}")
 
 
 def _parts(x: Any) -> tuple[Any, Any]:
