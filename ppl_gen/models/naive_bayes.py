@@ -18,7 +18,7 @@ from ppl_gen.program import DataError
 _LIKELIHOODS = ("gaussian", "bernoulli", "multinomial")
 _LEAST_ALPHA = 1e-10  # as in scikit-learn: a log of zero would follow from less
 _LEAST_LOG = -1e30
-_MOST_ROWS = 20_000  # of those without a label, to start from
+_MOST_ROWS = 5_000  # of each label, and of those without one, that a start looks at
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class NaiveBayes:
     def starts(
         self, data: Mapping[str, np.ndarray], num_starts: int, rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
-        """Parameters with a leading axis of starts.
+        """Parameters of some rows, with a leading axis of starts.
 
         The first is that of the labelled rows alone, further ones also give the other rows classes at random. Classes
         without a labelled row share the rows without a label, by k-means++.
@@ -120,9 +120,11 @@ class NaiveBayes:
         Raises:
             DataError: labels that are not 0, ..., K - 1 or -1, or fewer rows than classes.
         """
-        x = np.asarray(data["x"], dtype=float)
-        n, _ = table("NaiveBayes", x)
+        n, _ = table("NaiveBayes", data["x"])
         y = self._labels(data.get("y"), n)
+        each = (rng.permutation(np.flatnonzero(y == k))[:_MOST_ROWS] for k in range(-1, self.num_classes))
+        rows = np.sort(np.concatenate(list(each)))
+        x, y = np.asarray(data["x"][rows], dtype=float), y[rows]
         runs = [self._of_classes(x, self._completed(x, y, rng, i == 0)) for i in range(num_starts)]
         return {name: np.stack([r[name] for r in runs]) for name in runs[0]}
 
@@ -149,7 +151,6 @@ class NaiveBayes:
             )
         full = y.copy()
         if len(lacking):
-            free = rng.permutation(free)[:_MOST_ROWS]
             full[free] = lacking[_kmeans.labels(self._comparable(x[free]), len(lacking), rng)]
         else:
             full[free] = rng.integers(self.num_classes, size=len(free))
