@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
+from ppl_gen.missing import Missing
 from ppl_gen.models import _kmeans
+from ppl_gen.models._missing_gaussian import complete, multivariate_normal, normal, values
+from ppl_gen.models._moments import moments, rounding, squared_distances
 from ppl_gen.models._options import count, one_of, table
+from ppl_gen.models._rows import filled, some_rows
 from ppl_gen.models._scale import data_scale
 from ppl_gen.primitives import dist, plate, sample, xp
+from ppl_gen.program import DataError
 
 _TYPES = ("full", "tied", "diag", "spherical")
-_TINY = 1e-300
+_TINY = 1e-37  # of float32 too
+_MOST_ROWS = 20_000  # that a start looks at
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,7 @@ class GaussianMixture:
 
     outputs: ClassVar[tuple[str, ...]] = ("x",)
     em_rows: ClassVar[tuple[str, ...]] = ("x",)
+    missing: ClassVar[tuple[str, ...]] = ("x",)
     dims: ClassVar[dict[str, list[str | None]]] = {
         "weights": ["component"],
         "locs": ["component", "feature"],
@@ -51,33 +58,33 @@ class GaussianMixture:
             raise ValueError(f"regularization must be a number of at least 0, got {self.regularization!r}")
 
     def __call__(self, x: Any = None, num_data: int | None = None, num_features: int | None = None) -> None:
-        """The program; ``x`` has shape (num_data, num_features)."""
+        """The program; ``x`` has shape (num_data, num_features), NaN where nothing was observed."""
         n, d = (num_data or 1, num_features or 1) if x is None else _shape(x)
         k, centre, spread = self.num_components, *data_scale(x, d)
         weights = sample("weights", dist.Dirichlet(xp.ones((k,))))
         locs = sample("locs", dist.Normal(centre, 2.5 * spread).expand([k, d]).to_event(2))
-        component = self._component(locs, d, spread)
+        component = self._component(x, locs, d, spread)
         with plate("data", n):
             z = sample("z", dist.Categorical(probs=weights))
-            sample("x", component(z), obs=x)
+            sample("x", component(z), obs=values(x))
 
-    def _component(self, locs: Any, d: int, spread: Any) -> Any:
+    def _component(self, x: Any, locs: Any, d: int, spread: Any) -> Any:
         """z -> the distribution of x given z."""
         kind, k, half = self.covariance_type, self.num_components, dist.HalfNormal
         if kind == "spherical":
             scales = sample("scales", half(2.0 * xp.mean(spread)).expand([k]).to_event(1))
-            return lambda z: dist.Normal(locs[z], scales[z][..., None]).to_event(1)
+            return lambda z: normal(x, locs[z], scales[z][..., None])
         if kind == "diag" or d == 1:
             lead = [d] if kind == "tied" else [k, d]
             scales = sample("scales", half(2.0 * spread).expand(lead).to_event(len(lead)))
             own = (lambda z: scales) if kind == "tied" else (lambda z: scales[z])
-            return lambda z: dist.Normal(locs[z], own(z)).to_event(1)
+            return lambda z: normal(x, locs[z], own(z))
         lead = [] if kind == "tied" else [k]
         scales = sample("scales", half(2.0 * spread).expand([*lead, d]).to_event(len(lead) + 1))
         correlation = sample("correlation", dist.LKJCholesky(d, 2.0).expand(lead).to_event(len(lead)))
         scale_tril = scales[..., None] * correlation
         own = (lambda z: scale_tril) if kind == "tied" else (lambda z: scale_tril[z])
-        return lambda z: dist.MultivariateNormal(locs[z], scale_tril=own(z))
+        return lambda z: multivariate_normal(x, locs[z], own(z))
 
     def row_data(self, values: Mapping[str, np.ndarray], n: int) -> dict[str, int]:
         """Arguments that make n new rows."""
@@ -97,13 +104,18 @@ class GaussianMixture:
     def starts(
         self, data: Mapping[str, np.ndarray], num_starts: int, rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
-        """Parameters of k-means++ partitions, components in order, with a leading axis of starts."""
-        x = np.asarray(data["x"], dtype=float)
-        _shape(x)
-        if len(x) < self.num_components:
-            raise ValueError(f"{self.num_components} components need at least as many rows, got {len(x)}")
+        """Parameters of k-means++ partitions of at most 20,000 rows, with a leading axis of starts.
+
+        Components are in order: chains in different ones would have no common scale to adapt to. Means stand in for
+        missing entries.
+
+        Raises:
+            DataError: fewer rows than components, or a column without any entry.
+        """
+        if len(data["x"]) < self.num_components:
+            raise DataError(f"{self.num_components} components need at least as many rows, got {len(data['x'])}")
+        x = filled(some_rows(data["x"], _MOST_ROWS, rng))
         runs = [self._of_labels(x, _kmeans.labels(x, self.num_components, rng)) for _ in range(num_starts)]
-        # In one order: chains in different ones would have no common scale to adapt to.
         return self.relabel({name: np.stack([r[name] for r in runs]) for name in runs[0]}, 1)
 
     def _of_labels(self, x: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
@@ -113,65 +125,155 @@ class GaussianMixture:
         locs = member.T @ x / size[:, None]
         centred = x - locs[labels]
         floor = 1e-3 * x.var(0).mean() + self.regularization + np.finfo(float).tiny
-        sigma = np.einsum("nk,nd,ne->kde", member, centred, centred) / size[:, None, None] + floor * np.eye(d)
         weights = size / size.sum()
-        return {"weights": weights, "locs": locs, **self._decomposed(np, sigma, weights)}
+        if not self._dense(d):
+            variances = member.T @ centred**2 / size[:, None] + floor
+            return {"weights": weights, "locs": locs, **self._of_variances(np, variances, weights)}
+        sigma = np.stack([centred[labels == i].T @ centred[labels == i] for i in range(k)]) / size[:, None, None]
+        if self.covariance_type == "tied":
+            sigma = np.tensordot(weights, sigma, 1)
+        return {"weights": weights, "locs": locs, **_of_scale_tril(np, np.linalg.cholesky(sigma + floor * np.eye(d)))}
 
-    def _decomposed(self, np_: Any, sigma: Any, weights: Any) -> dict[str, Any]:
-        """Covariances (K, D, D), or variances (K, D), as ``scales`` and ``correlation``."""
-        kind = self.covariance_type
-        if kind == "tied":
-            sigma = np_.einsum("k,k...->...", weights, sigma)
-        variances = np_.diagonal(sigma, 0, -2, -1) if kind in ("full", "tied") or sigma.ndim == 3 else sigma
-        if kind == "spherical":
-            return {"scales": np_.sqrt(np_.mean(variances, axis=-1))}
-        scales = np_.sqrt(variances)
-        if kind == "diag" or scales.shape[-1] == 1:
-            return {"scales": scales}
-        return {"scales": scales, "correlation": np_.linalg.cholesky(sigma) / scales[..., None]}
+    def _dense(self, d: int) -> bool:
+        """Whether Sigma has more than a diagonal."""
+        return self.covariance_type in ("full", "tied") and d > 1
+
+    def _of_variances(self, np_: Any, variances: Any, weights: Any) -> dict[str, Any]:
+        """Variances (K, D) as ``scales``."""
+        if self.covariance_type == "spherical":
+            return {"scales": np_.sqrt(np_.mean(variances, axis=1))}
+        return {"scales": np_.sqrt(weights @ variances if self.covariance_type == "tied" else variances)}
 
     def em_statistics(self, params: Any, around: Any, data: Any, weights: Any) -> tuple[dict[str, Any], Any]:
-        """E-step (Bishop 2006, equation 9.23): sums of responsibilities, and of first and second moments."""
-        x = data["x"]
-        joint = xp.log(params["weights"] + _TINY) + self._log_densities(params, x)
-        evidence = xp.logsumexp(joint, axis=1, keepdims=True)
-        r = xp.exp(joint - evidence)
+        """E-step (Bishop 2006, equation 9.23): sums of responsibilities, and of first and second moments.
+
+        The moments are of y = A^-1 (x - c), where c and A A^T are the mean and covariance of the mixture ``around``
+        (its variances, where Sigma is diagonal): nothing cancels that float32 could not bear. Entries that are missing
+        count by their moments given the row's others (Ghahramani & Jordan 1994).
+        """
+        densities, expected = self._given(params, around, data["x"])
+        joint = _log(params["weights"])[:, None] + densities
+        highest = xp.max(joint, axis=0)
+        r = xp.exp(joint - highest)
+        total = xp.sum(r, axis=0)
+        r, evidence = r * (1.0 / total), highest + xp.log(total)
         if weights is not None:
-            r, evidence = r * weights[:, None], evidence * weights[:, None]
-        y = x - around["weights"] @ around["locs"]
-        square = self.covariance_type in ("diag", "spherical")
-        second = r.T @ (y * y) if square else xp.einsum("nk,nd,ne->kde", r, y, y)
-        return {"size": xp.sum(r, axis=0), "first": r.T @ y, "second": second}, xp.sum(evidence)
+            r, evidence = r * weights, evidence * weights
+        first, second = expected(r)
+        return {"size": xp.sum(r, axis=1), "first": first, "second": second}, xp.sum(evidence)
 
     def em_update(self, statistics: Any, around: Any) -> dict[str, Any]:
         """M-step (Bishop 2006, equations 9.24 to 9.28)."""
-        size = statistics["size"] + 1e-10
+        centre, root = self._frame(around)
+        tiny = rounding(centre)
+        size = statistics["size"] + 10.0 * tiny
         weights = size / xp.sum(size)
-        m = statistics["first"] / size[:, None]
-        locs = around["weights"] @ around["locs"] + m
-        if self.covariance_type in ("diag", "spherical"):
-            sigma = statistics["second"] / size[:, None] - m * m + self.regularization
-        else:
-            outer = m[:, :, None] * m[:, None, :]
-            sigma = statistics["second"] / size[:, None, None] - outer + self.regularization * xp.eye(m.shape[1])
-        return {"weights": weights, "locs": locs, **self._decomposed(xp, sigma, weights)}
+        m, d = statistics["first"] / size[:, None], centre.shape[0]
+        if not self._dense(d):
+            square = statistics["second"] / size[:, None]
+            variances = xp.maximum(square - m * m, 0.0) + 10.0 * tiny * square
+            new = self._of_variances(xp, variances * root * root + self.regularization, weights)
+            return {"weights": weights, "locs": centre + m * root, **new}
+        square = statistics["second"] / size[:, None, None]
+        # The rounding of what was added up must not make the difference indefinite.
+        slack = (d + 10.0) * tiny * xp.diagonal(square, 0, -2, -1)[:, :, None] * xp.eye(d)
+        sigma = square - m[:, :, None] * m[:, None, :] + slack
+        if self.covariance_type == "tied":
+            sigma = xp.einsum("k,kij->ij", weights, sigma)
+        inverse = xp.linalg.solve_triangular(root, xp.eye(d), lower=True)
+        scale_tril = root @ xp.linalg.cholesky(sigma + self.regularization * (inverse @ inverse.T))
+        return {"weights": weights, "locs": centre + m @ root.T, **_of_scale_tril(xp, scale_tril)}
 
-    def _log_densities(self, params: Mapping[str, Any], x: Any) -> Any:
-        """log N(x_n | mu_k, Sigma_k), shape (N, K)."""
-        d, k = x.shape[1], self.num_components
-        constant = -0.5 * d * float(np.log(2 * np.pi))
-        scales = (
-            params["scales"] + xp.zeros((k, d)) if self.covariance_type != "spherical" else params["scales"][:, None]
-        )
-        if "correlation" not in params:
-            whitened = (x[:, None, :] - params["locs"]) / scales
-            half_log_det = xp.sum(xp.log(scales) + xp.zeros((k, d)), axis=-1)
-        else:
-            scale_tril = scales[..., None] * params["correlation"]
-            inverse = xp.linalg.solve_triangular(scale_tril, xp.eye(d) + xp.zeros((k, d, d)), lower=True)
-            whitened = xp.einsum("nd,ked->nke", x, inverse) - xp.einsum("kd,ked->ke", params["locs"], inverse)
-            half_log_det = xp.sum(xp.log(xp.diagonal(scale_tril, 0, -2, -1)), axis=-1)
-        return constant - half_log_det - 0.5 * xp.sum(whitened * whitened, axis=-1)
+    def latent(self, params: Any, data: Any) -> dict[str, Any]:
+        """``z``: p(z_n = k | x_n), shape (num_data, K)."""
+        joint = _log(params["weights"])[:, None] + self._given(params, params, data["x"])[0]
+        return {"z": xp.exp(joint - xp.logsumexp(joint, axis=0)).T}
+
+    def _given(self, params: Any, around: Any, x: Any) -> tuple[Any, Callable[[Any], tuple[Any, Any]]]:
+        """log N(x_n | mu_k, Sigma_k) (K, N), and the moments of y that go with responsibilities (K, N)."""
+        centre, root = self._frame(around)
+        if not self._dense(x.shape[1]):
+            return self._diagonal(params, centre, root, x)
+        return (self._incomplete if isinstance(x, Missing) else self._full)(params, centre, root, x)
+
+    def _frame(self, around: Any) -> tuple[Any, Any]:
+        """Mean c (D,) of the mixture ``around``, and A: (D, D) lower triangular, or standard deviations (D,)."""
+        weights, centre = around["weights"], around["weights"] @ around["locs"]
+        off, d = around["locs"] - centre, centre.shape[0]
+        if not self._dense(d):
+            scales = xp.sqrt(weights @ (self._scales(around, d) ** 2 + off * off))
+            return centre, xp.where(scales > 0, scales, 1.0)
+        tril = self._scale_tril(around)
+        total = xp.einsum("k,kij->ij", weights, tril @ xp.swapaxes(tril, -1, -2) + off[:, :, None] * off[:, None, :])
+        scales = xp.sqrt(xp.diagonal(total))
+        correlation = total / xp.outer(scales, scales) + (d + 10.0) * rounding(centre) * xp.eye(d)
+        return centre, scales[:, None] * xp.linalg.cholesky(correlation)
+
+    def _scales(self, params: Any, d: int) -> Any:
+        """Standard deviations (K, D)."""
+        scales = params["scales"]
+        return (scales[:, None] if self.covariance_type == "spherical" else scales) + xp.zeros((self.num_components, d))
+
+    def _scale_tril(self, params: Any) -> Any:
+        """Cholesky factors of Sigma (K, D, D)."""
+        tril = params["scales"][..., None] * params["correlation"]
+        return tril + xp.zeros((self.num_components, *tril.shape[-2:]))
+
+    def _diagonal(self, params: Any, centre: Any, scale: Any, x: Any) -> tuple[Any, Any]:
+        observed = x.observed if isinstance(x, Missing) else None
+        own = self._scales(params, centre.shape[0]) / scale
+        m, precision = (params["locs"] - centre) / scale, 1.0 / (own * own)
+        y = (values(x) - centre) / scale
+        y = y if observed is None else y * observed
+        features = xp.concatenate([y, y * y], axis=1)
+        distance = xp.concatenate([-2.0 * m * precision, precision], axis=1) @ features.T
+        level = m * m * precision + 2.0 * xp.log(own * scale) + float(np.log(2 * np.pi))
+        levels = xp.sum(level, axis=1)[:, None] if observed is None else level @ observed.T
+
+        def expected(r: Any) -> tuple[Any, Any]:
+            both = r @ features
+            first, second = both[:, : y.shape[1]], both[:, y.shape[1] :]
+            if observed is None:
+                return first, second
+            unseen = r @ (1.0 - observed)
+            return first + unseen * m, second + unseen * (m * m + own * own)
+
+        return -0.5 * (levels + distance), expected
+
+    def _full(self, params: Any, centre: Any, root: Any, x: Any) -> tuple[Any, Any]:
+        d, tril = centre.shape[0], self._scale_tril(params)
+        y = (x - centre) @ xp.linalg.solve_triangular(root, xp.eye(d), lower=True).T
+        inverse = xp.linalg.solve_triangular(tril, root + xp.zeros_like(tril), lower=True)
+        m = xp.linalg.solve_triangular(tril, (params["locs"] - centre)[:, :, None], lower=True)[:, :, 0]
+        level = 0.5 * d * float(np.log(2 * np.pi)) + xp.sum(xp.log(xp.diagonal(tril, 0, -2, -1)), axis=1)
+        return -0.5 * squared_distances(y, inverse, m) - level[:, None], lambda r: moments(r, y)
+
+    def _incomplete(self, params: Any, centre: Any, root: Any, x: Any) -> tuple[Any, Any]:
+        tril = self._scale_tril(params)
+        sigma = tril @ xp.swapaxes(tril, -1, -2)
+        densities, means, b = complete(x, params["locs"][:, None], sigma[:, None])
+        k, d = self.num_components, centre.shape[0]
+
+        def expected(r: Any) -> tuple[Any, Any]:
+            off = means - centre
+            lost = xp.reshape(xp.sqrt(r)[:, :, None, None] * b, (k, -1, d))
+            known = xp.sum(r, axis=1)[:, None, None] * sigma - xp.swapaxes(lost, 1, 2) @ lost
+            second = known + xp.swapaxes(r[:, :, None] * off, 1, 2) @ off
+            first = (r[:, None, :] @ off)[:, 0]
+            inverse = xp.linalg.solve_triangular(root, xp.eye(d), lower=True)
+            return first @ inverse.T, inverse @ second @ inverse.T
+
+        return densities, expected
+
+
+def _of_scale_tril(np_: Any, tril: Any) -> dict[str, Any]:
+    """A Cholesky factor of Sigma as ``scales`` and ``correlation``."""
+    scales = np_.sqrt(np_.sum(tril * tril, axis=-1))
+    return {"scales": scales, "correlation": tril / scales[..., None]}
+
+
+def _log(weights: Any) -> Any:
+    return xp.log(weights + _TINY)
 
 
 def _shape(x: Any) -> tuple[int, int]:
