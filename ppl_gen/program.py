@@ -191,10 +191,16 @@ class Bound:
         """The data as they came in, with copies of the arrays."""
         return self._arguments(self.host)
 
+    @property
+    def num_rows(self) -> int:
+        """Rows of a model that names what holds them (``em_rows``); 0 of any other program."""
+        names = getattr(self.program.model, "em_rows", ())
+        return next((len(self.host[n]) for n in names if n in self.host), 0)
+
     def blocks(self, block_rows: int) -> Iterator[Any]:
         """The data in blocks of rows, each as data of their own; only where they are held ``by_rows``."""
         names = [n for n in self.host if n in self.program.model.em_rows]
-        for i in range(0, len(self.host[names[0]]), block_rows):
+        for i in range(0, self.num_rows, block_rows):
             yield self._arguments({**self.host, **{n: np.array(self.host[n][i : i + block_rows]) for n in names}})
 
     def _arguments(self, arrays: Mapping[str, Any]) -> Any:

@@ -26,8 +26,7 @@ class Rows:
         self.bound, self.weights = bound, weights
         self.names = bound.program.model.em_rows
         names = [n for n in self.names if n in bound.host]
-        self.num_rows = len(bound.host[names[0]])
-        edges = np.linspace(0, self.num_rows, -(-self.num_rows // block_rows) + 1).astype(int)
+        edges = np.linspace(0, bound.num_rows, -(-bound.num_rows // block_rows) + 1).astype(int)
         self._spans = list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
         self._from_file = any(isinstance(bound.host[n], np.memmap) for n in names)
         self._kept: list[Any] | None = None

@@ -10,9 +10,12 @@ import numpy as np
 
 from ppl_gen.inference.engine import Outcome
 from ppl_gen.inference.maximum import of_point
-from ppl_gen.inference.starts import check_init
+from ppl_gen.inference.starts import model_starts
 from ppl_gen.rows import Rows
 from ppl_gen.target import Target
+
+_SHORT = 4096
+_ITERATIONS = 200  # that a run is thought to take
 
 
 class ClosedSteps:
@@ -38,10 +41,7 @@ class ClosedSteps:
     def start(self, num_restarts: int, seed: int, init: Mapping[str, Any] | None) -> Any:
         """The model's own starts, with what the user gave in their place; those of the first process."""
         target = self.target
-        starts = self.model.starts(target.bound.host, num_restarts, np.random.default_rng(seed))
-        given = check_init(target, init, target.everything)
-        starts.update({n: np.broadcast_to(v, (num_restarts, *v.shape)).copy() for n, v in given.items()})
-        params = {n: target.backend.asarray(v) for n, v in starts.items()}
+        params = model_starts(target, num_restarts, np.random.default_rng(seed), init)
         params = target.backend.from_first_process(params) if self.shared else params
         self._around = {n: v[0] for n, v in params.items()}
         if self.summarised:
@@ -50,12 +50,16 @@ class ClosedSteps:
 
     def advance(self, params: Any, count: int) -> tuple[Any, Any]:
         """``count`` iterations; the log likelihood reported is that before each."""
-        if not self.summarised and (self.rows is not None or self.shared):
+        if not self.summarised and (self.rows is not None or self.shared or self._is_long()):
             return self._by_blocks(params, count)
         target, weights = self.target, None if self.summarised else self.weights
         name = ("em", "closed", self.summarised, weights is None)
         scan = target.compiled(name, lambda: target.backend.scan(self._step, calls=500))
         return scan(params, target.backend.xp.zeros((count,)), self._around, self._data, weights)
+
+    def _is_long(self) -> bool:
+        """Whether rows are better taken in blocks that fit a cache than all at once in one compiled loop."""
+        return self.target.bound.num_rows > _SHORT
 
     def _step(self, params: Any, _: Any, fixed: Any, data: Any, weights: Any) -> tuple[Any, Any]:
         around = fixed if self.summarised else params
@@ -81,30 +85,36 @@ class ClosedSteps:
         backend, values = self.target.backend, []
         update = self.target.compiled(("em", "update"), lambda: backend.compile(self._update, calls=500))
         for _ in range(count):
-            gathered = self._total("statistics", self._gather, params, params)
-            params, report = update(gathered, params, params)
+            params, report = update(self._total("statistics", self._gather, params, params), params, params)
             values.append(report["log_likelihood"])
         return params, {"log_likelihood": backend.xp.stack(values)}
 
     def _total(self, name: str, f: Any, *args: Any) -> Any:
         """The sum of ``f(*args, data, weights)`` over all rows, of all processes."""
-        backend, weighted = self.target.backend, self.weights is None
-        blocks = [(self.target.arrays, self.weights)] if self.rows is None else self.rows
-        first = self.target.compiled(("em", name, weighted), lambda: backend.compile(f, calls=500))
-        more = self.target.compiled(("em", name, "more", weighted), lambda: backend.compile(_added_to(f), calls=500))
+        target, weighted = self.target, self.weights is None
+        names = set(getattr(self.model, "em_rows", target.arrays))
+
+        def of_rows(args: Any, fixed: Any, rows: Any) -> Any:
+            return f(*args, {**fixed, **rows[0]}, rows[1])
+
+        blocks = [(target.arrays, self.weights)] if self.rows is None else self.rows
+
+        def build() -> Any:
+            calls = _ITERATIONS * max(len(blocks), target.bound.num_rows // _SHORT)
+            return target.backend.sum_over_rows(of_rows, calls=calls), target.backend.compile(_sum)
+
+        over_rows, add = target.compiled(("em", name, weighted), build)
         total = None
         for data, weights in blocks:
-            total = first(*args, data, weights) if total is None else more(total, *args, data, weights)
-        return backend.sum_over_processes(total) if self.shared else total
+            fixed, rows = ({n: x for n, x in data.items() if (n in names) == own} for own in (False, True))
+            part = over_rows((args, fixed), (rows, weights))
+            total = part if total is None else add(total, part)
+        return target.backend.sum_over_processes(total) if self.shared else total
 
     def finish(self, params: Any, best: int) -> Outcome:
         """The params of the best restart."""
         values = {n: np.asarray(v)[best] for n, v in self.target.backend.to_numpy(params).items()}
         return replace(of_point(values, values), attrs=dict(self.attrs))
-
-
-def _added_to(f: Any) -> Any:
-    return lambda total, *args: _sum(total, f(*args))
 
 
 def _sum(a: Any, b: Any) -> Any:

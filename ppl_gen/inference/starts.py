@@ -92,6 +92,16 @@ def positions(target: Target, num_starts: int, seed: int, init: Mapping[str, Any
     return target.backend.asarray(np.where(np.isnan(fixed), drawn, fixed))
 
 
+def model_starts(
+    target: Target, count: int, rng: np.random.Generator, init: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Constrained starts that a model brings (count, ...), with what the user gave in their place, on the device."""
+    drawn = target.program.model.starts(target.bound.host, count, rng)
+    given = check_init(target, init, target.everything)
+    drawn.update({n: np.broadcast_to(v, (count, *v.shape)).copy() for n, v in given.items()})
+    return {n: target.backend.asarray(v) for n, v in drawn.items()}
+
+
 def _preferred(target: Target, count: int, seed: int, given: Mapping[str, Any], layout: Layout) -> np.ndarray:
     """Where the user or else the model says to start (count, dim), NaN where neither does."""
     model = target.program.model

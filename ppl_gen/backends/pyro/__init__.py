@@ -58,6 +58,7 @@ class PyroBackend:
     vmap = staticmethod(_vmap)
     compile = staticmethod(compiling.compile)
     scan = staticmethod(compiling.scan)
+    sum_over_rows = staticmethod(compiling.sum_over_rows)
     compilations = staticmethod(compiling.compilations)
     map_draws = staticmethod(compiling.map_draws)
     noise = staticmethod(randomness.noise)

@@ -207,3 +207,25 @@ def _batch(f: Any, draws: Any, start: int, stop: int, constants: tuple, random: 
             return pytree.tree_map(lambda x: torch.as_tensor(x)[None], one)
         rows = pytree.tree_map(lambda x: x[start:stop], draws)
         return torch.func.vmap(lambda row: f(row, None, *constants))(rows)
+
+
+# Rows that the cores work on at a time stay in their cache; the GPU wants more of them.
+_CPU_ROWS, _GPU_ROWS = 4096, 65536
+
+
+def sum_over_rows(f: Callable[..., Any], *, calls: int = 1) -> Callable[..., Any]:
+    """``total(args, rows)``: the sum of ``f(*args, rows)`` over blocks of the leading axis of the tree ``rows``."""
+    run = compile(f, calls=calls)
+
+    def total(args: tuple[Any, ...], rows: Any) -> Any:
+        leaves, spec = pytree.tree_flatten(rows)
+        held = next(x for x in leaves if x is not None)
+        size = _CPU_ROWS if held.device.type == "cpu" else _GPU_ROWS
+        found = None
+        for i in range(0, len(held), size):
+            block = pytree.tree_unflatten([None if x is None else x[i : i + size] for x in leaves], spec)
+            part = run(*args, block)
+            found = part if found is None else pytree.tree_map(torch.add, found, part)
+        return found
+
+    return total

@@ -1,0 +1,72 @@
+"""Stepwise EM: where it ends, and that batches may come from memory, a file or a stream."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import ppl_gen as pg
+from ppl_gen import dist
+
+BACKENDS = ["numpyro", "pyro"]
+RNG = np.random.default_rng(3)
+LOCS = np.array([[-3.0, 0.0], [3.0, 1.0]])
+X = LOCS[RNG.integers(0, 2, 4000)] + RNG.normal(size=(4000, 2))
+MODEL = pg.models.GaussianMixture(2, "diag")
+
+
+def _infer(x, backend="numpyro", engine="stepwise", **options):
+    return pg.infer(MODEL, x, engine=engine, backend=backend, progress=False, **options)
+
+
+@pytest.fixture(scope="module")
+def optimum():
+    return _infer(X, engine="em", num_restarts=1, tolerance=1e-12)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_it_ends_near_the_optimum_of_em(backend, optimum):
+    """The noise that is left is that of an average over about 1 / gamma batches, below the error of the data."""
+    run = _infer(X, backend, batch_size=200)
+    assert run.attrs["log_likelihood"] <= optimum.history["log_likelihood"][-1] + 1e-6
+    error = 1 / np.sqrt(len(X) / 2)  # standard error of a mean, of 2,000 rows with standard deviation 1
+    np.testing.assert_allclose(run.params["locs"], optimum.params["locs"], atol=4 * error)
+    gap = optimum.history["log_likelihood"][-1] - run.attrs["log_likelihood"]
+    assert gap < 0.5 * 9 * 16  # nine params, each within four standard errors
+
+
+def test_file_and_stream(optimum, tmp_path):
+    np.save(tmp_path / "x.npy", X)
+    error = 4 / np.sqrt(len(X) / 2)
+    of_file = _infer(np.load(tmp_path / "x.npy", mmap_mode="r"), batch_size=200)
+    of_stream = _infer(X[:200], stream=(X[i : i + 200] for i in range(200, 4000, 200)))
+    for run in (of_file, of_stream):
+        np.testing.assert_allclose(run.params["locs"], optimum.params["locs"], atol=2 * error)
+    assert len(of_stream.history["log_likelihood"]) == 19
+
+
+def test_one_batch_of_all_rows_is_em():
+    """With gamma = 1 and all rows in the batch, a step is an iteration of EM."""
+    init = {"locs": X[:2], "scales": np.ones((2, 2)), "weights": [0.5, 0.5]}
+    with pytest.warns(RuntimeWarning, match="converged"):
+        em = _infer(X, engine="em", init=init, num_steps=2, num_restarts=1, tolerance=0)
+    run = _infer(X, init=init, num_steps=1, batch_size=4000, delay=1, decay=1.0)
+    first = run.history["log_likelihood"][0]
+    assert first == pytest.approx(em.history["log_likelihood"][0], rel=1e-10)
+    assert run.attrs["log_likelihood"] == pytest.approx(em.history["log_likelihood"][1], rel=1e-10)
+
+
+@pg.program
+def no_steps(y):
+    mu = pg.sample("mu", dist.Normal(0.0, 1.0))
+    with pg.plate("row", len(y)):
+        pg.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+
+def test_refusals():
+    with pytest.raises(pg.UnsupportedError, match="does not bring"):
+        pg.infer(no_steps, X[:, 0], engine="stepwise", progress=False)
+    with pytest.raises(ValueError, match="decay"):
+        _infer(X, decay=0.4)
+    with pytest.raises(pg.DataError, match="NaN"):
+        _infer(X[:200], stream=[np.full((10, 2), np.inf)])
