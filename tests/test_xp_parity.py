@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 
 from ppl_gen.backends import names
 from ppl_gen.backends.numpyro import arrays as nx
+from ppl_gen.backends.protocol import UnsupportedError
 from ppl_gen.backends.pyro import arrays as px
 
 
@@ -34,6 +35,20 @@ I = np.array([[2, 0, 1], [0, 1, 1]])
 A = Y @ Y.T + np.eye(3)
 L = np.linalg.cholesky(A)
 AA, BB = np.stack([A, 2 * A + np.eye(3)]), np.random.default_rng(4).normal(size=(2, 3, 2))
+
+
+def _routine(flow, xp, factor, y, tree):
+    """Loops and branches on values; leading axes are those of the arguments."""
+    total, ys = flow.scan(lambda c, x: (c + factor * x, {"c": c}), y, xp.stack([y, y + tree["t"]]), reverse=True)
+    root = flow.while_loop(  # Newton's method, which stays where it has arrived
+        lambda r: xp.max(xp.abs(r * r - 2.0)) > 1e-14, lambda r: 0.5 * (r + 2.0 / r), xp.ones_like(y)
+    )
+    return flow.cond(xp.max(y) < 1e9, lambda s: s * root, lambda s: -s, total), xp.moveaxis(ys["c"], 0, -1)
+
+
+def _with_gradients(flow, xp, y, t):
+    return xp.sum(y * t**2, axis=-1), (t**2 + 0 * y, 2 * t * y)
+
 
 # Each function: what is called with the namespace and arrays made by its `asarray`.
 UNARY = """
@@ -188,6 +203,10 @@ CASES |= {
             lambda c, y: ((c[0] + y[0], c[1]), c[1] * y[1]), (x(0.5), x(2.0)), (x(Y)[0], x(T)[0])
         ),
     ],
+    "routine": [
+        lambda xp, x: xp.routine(_routine, (xp, 0.5))(x(Y), {"t": x(T)}),
+        lambda xp, x: xp.routine(_with_gradients, (xp,), True)(x(Y), x(T)),
+    ],
     "linalg": [lambda xp, x: xp.linalg.det(x(A))],
 }
 LINALG = {
@@ -304,6 +323,29 @@ def test_gradients_agree():
     ours = jax.grad(lambda x: f(nx, x))(jnp.asarray(Y))
     theirs = torch.func.grad(lambda x: f(px, x))(_tensor(Y))
     _compare(ours, theirs)
+
+
+def test_routines_that_bring_their_gradients():
+    """One value for each leading index, and what it is mapped over: as autodiff of the formula itself."""
+
+    def own(xp):
+        return lambda y, t: (xp.routine(_with_gradients, (xp,), True)(y, t) ** 2).sum()
+
+    def plain(y, t):
+        return ((y * t**2).sum(-1) ** 2).sum()
+
+    for argnum in (0, 1):
+        expected = jax.grad(plain, argnum)(Y, T)
+        _compare(jax.grad(own(nx), argnum)(Y, T), expected)
+        _compare(torch.func.grad(own(px), argnum)(_tensor(Y), _tensor(T)), expected)
+        mapped = jax.vmap(jax.grad(own(nx), argnum), (0, None))(X, T)
+        _compare(mapped, jax.vmap(jax.grad(plain, argnum), (0, None))(X, T))
+        _compare(torch.func.vmap(torch.func.grad(own(px), argnum), (0, None))(_tensor(X), _tensor(T)), mapped)
+    _compare(jax.hessian(own(nx), 1)(Y, T), jax.hessian(plain, 1)(Y, T))
+    with pytest.raises(NotImplementedError):
+        torch.func.hessian(own(px), 1)(_tensor(Y), _tensor(T))
+    with pytest.raises(UnsupportedError, match="first derivatives"):
+        torch.func.jacrev(torch.func.grad(own(px), 1), 1)(_tensor(Y), _tensor(T))
 
 
 def test_numbers_take_the_dtype_they_meet():

@@ -1,0 +1,354 @@
+"""Forward-backward for long chains: blocks of time side by side, in linear space, steps that stay in cache.
+
+A chain is cut into blocks of equal length. All blocks of all chains take a step at once, as the columns of a matrix:
+a step is one matrix product and some elementwise work, however few states there are. What a block starts from is
+guessed from the last steps of the one before it, since chains forget; the guess is verified afterwards, improved where
+it was not good enough, and where a chain does not forget computed from the blocks' transfer matrices.
+
+Linear space underflows where a path falls behind by e^700 and wins in the end. That no such path was lost is verified
+too (:class:`_Limits`); else everything is done again in log space.
+
+Layout: (steps of a block, groups of chains that share their parameters, states, columns). Symbols: p predicted and a
+filtered probabilities of the state; e emission, divided by the evidence of the step; v and u = e v as in the backward
+recursion in the same scale, so that a v is the posterior (Rabiner 1989, section III and V.A).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ppl_gen import markov_logs
+
+_GUESSES = 3  # passes before transfer matrices, which cost as much as K of them
+_STEPS = 1000  # of a block, in long chains
+_WARM_UP = 128  # steps of a block that the border of its neighbour is guessed from
+
+
+class Chains(NamedTuple):
+    """Observations of chains, cut into blocks by :func:`cut`; () where there is nothing.
+
+    Attributes:
+        x: what the emissions are computed from, name -> array; with "live", one row that is False after the end of a
+            chain, where chains end early.
+        features: of which the sums weighted by the posterior are wanted.
+        pairs: one row, how often the transition out of a step counts: 0 at the end of a chain.
+        first: (groups or 1, 1, chains), how often the first state counts.
+    """
+
+    x: dict[str, Any]
+    features: Any
+    pairs: Any
+    first: Any
+
+
+class Sums(NamedTuple):
+    """Sums over the posterior of the chains of each group.
+
+    Attributes:
+        log_marginal: (groups, chains), not summed.
+        first: of the first state (groups, K).
+        pairs: of transitions (groups, K, K).
+        moments: of features (groups, K, features), or ().
+        gamma: the posterior itself (length, groups, K, columns), or ().
+    """
+
+    log_marginal: Any
+    first: Any
+    pairs: Any
+    moments: Any
+    gamma: Any
+
+
+class _Limits(NamedTuple):
+    """Of a floating type.
+
+    A forward step loses entries that underflow. It costs the evidence at most the smallest number times v, and nothing
+    in the working precision while v stays below ``largest``; v is an upper bound because it never falls below
+    ``floor``. ``gap`` is by how much the posterior may change at the border of two blocks.
+    """
+
+    floor: float
+    largest: float
+    gap: float
+
+
+def _limits(xp: Any, dtype: Any) -> _Limits:
+    return _Limits(1e-300, 1e250, 1e-13) if dtype == xp.float64 else _Limits(1e-36, 1e24, 1e-5)
+
+
+# Layout -----------------------------------------------------------------------------------------------------------
+
+
+def block_length(num_chains: int, num_steps: int) -> int:
+    """Steps of a block: enough columns to be busy, and few borders."""
+    wanted = min(max(math.isqrt(num_chains * num_steps), 32), _STEPS)
+    return -(-num_steps // max(1, round(num_steps / wanted)))
+
+
+def cut(xp: Any, x: Any, length: int) -> Any:
+    """(groups, chains, T, features) to (length, groups, features, columns), a chain's columns together, 0 after T."""
+    groups, chains, num_steps, width = x.shape
+    blocks = -(-num_steps // length)
+    if blocks * length > num_steps:
+        rest = xp.zeros((groups, chains, blocks * length - num_steps, width), dtype=x.dtype)
+        x = xp.concatenate([x, rest], axis=2)
+    return xp.transpose(xp.reshape(x, (groups, chains * blocks, length, width)), (2, 0, 3, 1))
+
+
+def join(xp: Any, x: Any, chains: int, num_steps: int) -> Any:
+    """The inverse of :func:`cut`."""
+    length, groups, width, columns = x.shape
+    x = xp.reshape(xp.transpose(x, (1, 3, 0, 2)), (groups, chains, columns // chains * length, width))
+    return x[:, :, :num_steps]
+
+
+# Inference --------------------------------------------------------------------------------------------------------
+
+
+def posterior(
+    flow: Any,
+    xp: Any,
+    emission: Callable[..., Any],
+    keep: bool,
+    initial: Any,
+    transition: Any,
+    params: Any,
+    chains: Chains,
+) -> Sums:
+    """Exact sums over the posterior; to be called as ``xp.routine``.
+
+    Args:
+        emission: ``(xp, params, x) -> log e(x | state)`` (groups, K, columns) of one step.
+        keep: whether ``gamma`` is wanted.
+        initial: probabilities (groups, K), of sum 1.
+        transition: (groups, K, K), rows of sum 1.
+        params: of ``emission``, with a leading axis of groups.
+    """
+    run = _Run(flow, xp, emission, keep, initial, transition, params, chains)
+    sums, sound = run.settled() if run.blocks > 1 else run.sweep(run.starts(), xp.ones_like(run.starts()))[0]
+    return flow.cond(sound, lambda sums: sums, lambda _: run.in_logs(), sums)
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """The arguments of :func:`posterior`, and its parts."""
+
+    flow: Any
+    xp: Any
+    emission: Callable[..., Any]
+    keep: bool
+    initial: Any
+    transition: Any
+    params: Any
+    chains: Chains
+
+    @property
+    def num_chains(self) -> int:
+        return self.chains.first.shape[-1]
+
+    @property
+    def blocks(self) -> int:
+        return self.chains.pairs.shape[-1] // self.num_chains
+
+    @property
+    def limits(self) -> _Limits:
+        return _limits(self.xp, self.initial.dtype)
+
+    def by_block(self, x: Any) -> Any:
+        """(..., columns) as (..., chains, blocks)."""
+        return self.xp.reshape(x, (*x.shape[:-1], self.num_chains, self.blocks))
+
+    def by_column(self, x: Any) -> Any:
+        """The inverse of :meth:`by_block`."""
+        return self.xp.reshape(x, (*x.shape[:-2], self.num_chains * self.blocks))
+
+    def log_emission(self, x: dict[str, Any]) -> Any:
+        """(groups, K, columns); 0 after the end of a chain."""
+        found = self.emission(self.xp, self.params, x)
+        return self.xp.where(x["live"], found, 0.0) if "live" in x else found
+
+    def scaled_emission(self, x: dict[str, Any]) -> tuple[Any, Any]:
+        """Emissions divided by the largest of each column, and its logarithm."""
+        q = self.log_emission(x)
+        top = self.xp.max(q, axis=1, keepdims=True)
+        return self.xp.exp(q - top), top
+
+    # Passes ---------------------------------------------------------------------------------------------------
+
+    def forward(self, p: Any, x: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
+        """From p at the first step: p after the last one, the log evidence, and a and e of each step."""
+        xp, across = self.xp, self.xp.swapaxes(self.transition, -1, -2)
+
+        def step(carry: Any, x: Any) -> Any:
+            p, total = carry
+            e, top = self.scaled_emission(x)
+            a = p * e
+            evidence = xp.sum(a, axis=1, keepdims=True)
+            scale = 1.0 / evidence
+            a = a * scale
+            return (xp.matmul(across, a), total + (xp.log(evidence) + top)), (a, e * scale)
+
+        (p, total), (a, e) = self.flow.scan(step, (p, xp.zeros_like(p[:, :1])), x)
+        return p, total, a, e
+
+    def backward(self, u: Any, a: Any, e: Any) -> tuple[Any, Any, Sums]:
+        """From u behind the last step: u at the first one, the largest u, and the sums."""
+        xp, chains, floor = self.xp, self.chains, self.limits.floor
+        wanted = len(chains.features) > 0
+
+        def step(carry: Any, inputs: Any) -> Any:
+            u, largest, pairs, moments, _ = carry
+            a, e, weight, features = inputs
+            pairs = pairs + xp.matmul(a * weight, xp.swapaxes(u, -1, -2))
+            v = xp.maximum(xp.matmul(self.transition, u), floor)
+            gamma = a * v
+            if wanted:
+                moments = moments + xp.matmul(gamma, xp.swapaxes(features, -1, -2))
+            u = e * v
+            return (u, xp.maximum(largest, u), pairs, moments, gamma), (gamma if self.keep else ())
+
+        start = u, u, *self.nothing(), u
+        steps = a, e, chains.pairs, chains.features
+        (u, largest, pairs, moments, gamma), kept = self.flow.scan(step, start, steps, reverse=True)
+        first = xp.sum(self.by_block(gamma)[..., 0] * chains.first, axis=-1)
+        return u, xp.max(largest), Sums((), first, self.transition * pairs, moments, kept)
+
+    def nothing(self) -> tuple[Any, Any]:
+        """Pairs and moments before any step."""
+        xp, features = self.xp, self.chains.features
+        moments = xp.zeros((*self.initial.shape, features.shape[-2])) if len(features) else ()
+        return xp.zeros_like(self.transition), moments
+
+    def sweep(self, p: Any, u: Any, first: Any = False) -> tuple[tuple[Sums, Any], Any, Any, Any]:
+        """Forward from p at the first step of each block, and backward from u behind it.
+
+        Returns the sums and whether they are sound; by how much borders of blocks move the posterior; better p and u.
+        In the ``first`` sweep u is not yet known, and guessed.
+        """
+        xp = self.xp
+        after, total, a, e = self.forward(p, self.chains.x)
+        if self.blocks > 1:
+            u = xp.where(first, self.guessed_ends(e), u)
+        u = u / xp.sum(after * u, axis=1, keepdims=True)
+        first_u, largest, sums = self.backward(u, a, e)
+        sums = sums._replace(log_marginal=xp.sum(self.by_block(total)[:, 0], axis=-1))
+        sound = xp.all(xp.isfinite(total)) & (largest <= self.limits.largest)
+        if self.blocks == 1:
+            return (sums, sound), (), (), ()
+        better_p, better_u = self.starts(after), self.ends(first_u)
+        gap = xp.max(xp.sum(xp.abs(better_p - p) * first_u, axis=1))
+        gap = gap + xp.max(xp.sum(xp.abs(better_u - u) * after, axis=1))
+        return (sums, sound), gap, better_p, better_u
+
+    # Borders of blocks ----------------------------------------------------------------------------------------
+
+    def settled(self) -> tuple[Sums, Any]:
+        """Sums, and whether they are sound, from borders that no longer move."""
+        xp, flow, limits = self.xp, self.flow, self.limits
+
+        def open_(state: Any) -> Any:
+            index, gap, *_ = state
+            return (index == 0) | ((gap > limits.gap) & (index <= _GUESSES))
+
+        def body(state: Any) -> Any:
+            index, _, p, u, _ = state
+            p, u = flow.cond(index == _GUESSES, lambda _: self.exact_borders(), lambda found: found, (p, u))
+            result, gap, p, u = self.sweep(p, u, index == 0)
+            return index + 1, gap, p, u, result
+
+        p = self.guessed_starts()
+        pairs, moments = self.nothing()
+        zero = xp.zeros_like(pairs[0, 0, 0])
+        kept = xp.zeros((len(self.chains.pairs), *p.shape)) if self.keep else ()
+        log_marginal = xp.zeros((len(p), self.num_chains))
+        nothing = Sums(log_marginal, xp.zeros_like(self.initial), pairs, moments, kept), zero > 0
+        return flow.while_loop(open_, body, (xp.zeros((), dtype=xp.int32), zero, p, p, nothing))[-1]
+
+    def starts(self, after: Any = None) -> Any:
+        """p at the first step of each block: what the one before it predicts; uniform where that is not known."""
+        xp, shape = self.xp, (*self.initial.shape, self.num_chains)
+        first = xp.broadcast_to(self.initial[:, :, None], shape)[..., None]
+        if after is None:
+            rest = xp.full((*shape, self.blocks - 1), 1.0 / shape[1], dtype=first.dtype)
+        else:
+            rest = self.by_block(after)[..., :-1]
+        return self.by_column(xp.concatenate([first, rest], axis=-1))
+
+    def ends(self, u: Any) -> Any:
+        """u behind the last step of each block: that at the next block's first step, 1 at the end of a chain."""
+        rest = self.by_block(u)[..., 1:]
+        return self.by_column(self.xp.concatenate([rest, self.xp.ones_like(u[..., :1, None])], axis=-1))
+
+    def guessed_starts(self) -> Any:
+        """p at the first step of each block, from the last steps of the one before."""
+        tail = {name: part[-_WARM_UP:] for name, part in self.chains.x.items()}
+        return self.starts(self.forward(self.starts(), tail)[0])
+
+    def guessed_ends(self, e: Any) -> Any:
+        """u behind each block, from the first steps of the next one."""
+        xp = self.xp
+
+        def step(u: Any, e: Any) -> Any:
+            u = e * xp.matmul(self.transition, u)
+            return u / xp.max(u, axis=1, keepdims=True), ()
+
+        return self.ends(self.flow.scan(step, xp.ones_like(e[0]), e[:_WARM_UP], reverse=True)[0])
+
+    def exact_borders(self) -> tuple[Any, Any]:
+        """p at the first step of each block and u behind it, from the blocks' transfer matrices."""
+        xp, through = self.xp, self.transfer()
+
+        def forth(p: Any, through: Any) -> Any:
+            after = xp.sum(through * p[:, None], axis=2)
+            return after / xp.sum(after, axis=1, keepdims=True), p
+
+        def back(u: Any, through: Any) -> Any:
+            before = xp.sum(through * u[:, :, None], axis=1)
+            return before / xp.max(before, axis=1, keepdims=True), u
+
+        p = self.by_block(self.starts())[..., 0]
+        starts = self.flow.scan(forth, p, through)[1]
+        ends = self.flow.scan(back, xp.ones_like(p), through, reverse=True)[1]
+        return self.by_column(xp.moveaxis(starts, 0, -1)), self.by_column(xp.moveaxis(ends, 0, -1))
+
+    def transfer(self) -> Any:
+        """From p at the first step of each block to p after it, up to a factor: (blocks, groups, K, from K, chains)."""
+        xp, across = self.xp, self.xp.swapaxes(self.transition, -1, -2)
+        groups, k = self.initial.shape
+        shape = groups, k, k, self.chains.pairs.shape[-1]
+
+        def step(carry: Any, x: Any) -> Any:
+            m, log_scale = carry
+            m = m * self.scaled_emission(x)[0][:, :, None]
+            scale = xp.maximum(xp.sum(m, axis=1, keepdims=True), self.limits.floor)
+            m = xp.reshape(xp.matmul(across, xp.reshape(m / scale, (groups, k, k * shape[-1]))), shape)
+            return (m, log_scale + xp.log(scale)), ()
+
+        m = xp.broadcast_to(xp.eye(k)[None, :, :, None], shape)
+        (m, log_scale), _ = self.flow.scan(step, (m, xp.zeros_like(m[:, :1])), self.chains.x)
+        m = m * xp.exp(log_scale - xp.max(log_scale, axis=2, keepdims=True))
+        return xp.moveaxis(self.by_block(m), -1, 0)
+
+    def in_logs(self) -> Sums:
+        """The same sums, step after step in log space."""
+        xp, chains, size = self.xp, self.chains, self.num_chains
+        length, columns = chains.pairs.shape[0], chains.pairs.shape[-1]
+
+        def in_time(x: Any) -> Any:
+            x = xp.reshape(x, (*x.shape[:3], size, self.blocks))
+            return xp.reshape(xp.moveaxis(x, -1, 0), (length * self.blocks, *x.shape[1:4]))
+
+        x = {name: in_time(part) for name, part in chains.x.items()}
+        features = in_time(chains.features) if len(chains.features) else ()
+        log_marginal, pairs, moments, gamma = markov_logs.posterior(
+            self.flow, xp, self.log_emission, self.keep,
+            xp.log(self.initial)[..., None], xp.log(self.transition)[..., None], x, features, in_time(chains.pairs),
+        )  # fmt: skip
+        first = xp.sum(gamma[0] * chains.first, axis=-1)
+        if self.keep:
+            gamma = xp.reshape(gamma, (self.blocks, length, *gamma.shape[1:]))
+            gamma = xp.reshape(xp.moveaxis(gamma, 0, -1), (length, *self.initial.shape, columns))
+        return Sums(log_marginal, first, pairs, moments, gamma)
