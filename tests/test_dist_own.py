@@ -206,7 +206,9 @@ def test_multinomial_with_a_total_count_for_each_row():
     for log_prob in (ours.log_prob(jnp.asarray(x)), theirs.expand((3,)).log_prob(tensor(x))):
         close(log_prob, stats.multinomial(total, probs).logpmf(x))
     torch.manual_seed(0)
-    for draws in (ours.sample(jax.random.key(0), (20_000,)), theirs.sample((20_000,))):
+    compiled = jax.jit(lambda total, key: nd.Multinomial(total, jnp.asarray(probs)).sample(key, (20_000,)))
+    of_key = jax.random.key(0)
+    for draws in (ours.sample(of_key, (20_000,)), compiled(total, of_key), theirs.sample((20_000,))):
         draws = np.asarray(draws)
         np.testing.assert_array_equal(draws.sum(-1), np.broadcast_to(total, (20_000, 3)))
         error = np.sqrt(total[:, None] * probs * (1 - probs) / 20_000)

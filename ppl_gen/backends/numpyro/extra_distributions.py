@@ -66,6 +66,31 @@ class Pareto(native.Pareto):
         return jnp.where(inside, super().log_prob(held, intermediates), -jnp.inf)
 
 
+class _TracedCount:
+    """Draws where the total count is known to compiled code alone, for which NumPyro wants its maximum beforehand."""
+
+    def sample(self, key, sample_shape=()):
+        if not isinstance(self.total_count, jax.core.Tracer):
+            return super().sample(key, sample_shape)
+        probs = jnp.broadcast_to(self.probs, sample_shape + self.batch_shape + self.event_shape)
+        return jax.random.multinomial(key, self.total_count, probs).astype(int)
+
+
+class MultinomialProbs(_TracedCount, native.MultinomialProbs):
+    pytree_data_fields = ()
+
+
+class MultinomialLogits(_TracedCount, native.MultinomialLogits):
+    pytree_data_fields = ()
+
+
+def Multinomial(total_count=1, probs=None, logits=None, *, validate_args=None):
+    """NumPyro's, by probabilities or by logits."""
+    if probs is None:
+        return MultinomialLogits(logits, total_count, validate_args=validate_args)
+    return MultinomialProbs(probs, total_count, validate_args=validate_args)
+
+
 class Flat(ImproperUniform):
     """Density 1 (not normalised) on a support given by name or as a constraint; it cannot be sampled.
 
