@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.test_arrows import PACKAGE, imports, parse, within
+
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "pyro", "jax", "jaxlib", "numpyro", "flax", "optax", "funsor", "arviz", "xarray",
          "matplotlib", "scipy", "pandas", "sklearn")  # fmt: skip
@@ -42,3 +44,32 @@ def test_import_is_quick():
 def test_import_loads_no_heavy_library():
     loaded = set(_probe()["loaded"]).intersection(HEAVY)
     assert not loaded, f"import ppl_gen loads {sorted(loaded)}"
+
+
+FACE = f"{PACKAGE}.sklearn"  # stands on the package and needs scikit-learn, which is an extra
+
+WITHOUT = """
+import sys
+sys.modules["sklearn"] = None  # as where it is not installed
+import ppl_gen as pg
+dir(pg.models), dir(pg.inference)
+try:
+    import ppl_gen.sklearn
+except ImportError as error:
+    print(error)
+"""
+
+
+def test_nothing_of_ours_imports_the_scikit_learn_face():
+    files = sorted((ROOT / PACKAGE).rglob("*.py"))
+    sources = {s.module: s for s in (parse(f.read_text("utf-8"), f.relative_to(ROOT).as_posix()) for f in files)}
+    others = [s for s in sources.values() if not within(s.module, FACE)]
+    assert len(others) < len(sources)
+    assert not [i for s in others for i in imports(s, sources) if within(i.target, FACE)]
+
+
+def test_without_scikit_learn_only_the_face_is_missing():
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", WITHOUT], env=env, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "pip install 'ppl_gen[sklearn]'" in done.stdout
