@@ -8,6 +8,7 @@ structurally zero and where factors differ by any amount, and for batches along 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 from ppl_gen import markov_blocks, markov_logs
@@ -22,8 +23,8 @@ def log_marginal(xp: Any, log_initial: Any, log_transition: Any, log_emission: A
     Args:
         log_initial: (..., K).
         log_transition: (..., K, K), from row to column, or (..., T-1, K, K), one for each step. In a batch the latter
-            has as many leading axes as ``log_emission``; all of them broadcast. The rows need not be normalised.
-        log_emission: (..., T, K), with all the axes of the batch.
+            has as many leading axes as ``log_emission``. The rows need not be normalised.
+        log_emission: (..., T, K). Leading axes broadcast.
     """
     initial, transition, emission = _aligned(xp, log_initial, log_transition, log_emission)
     if math.prod(emission.shape) * emission.shape[-1] ** 2 <= _SMALL:
@@ -49,16 +50,26 @@ def forward_backward(xp: Any, log_initial: Any, log_transition: Any, log_emissio
 
 def _aligned(xp: Any, initial: Any, transition: Any, emission: Any) -> tuple[Any, Any, Any]:
     """With all leading axes in full; transitions that are the same at each step have an axis of size 1 for it."""
-    *lead, num_steps, k = emission.shape
+    num_steps, k = emission.shape[-2:]
     if transition.ndim < emission.ndim + 1:
         transition = transition[..., None, :, :]
-    per_step = transition.shape[-3]
-    if initial.shape[-1] != k or tuple(transition.shape[-2:]) != (k, k) or per_step not in (1, num_steps - 1):
+    fits = initial.shape[-1] == k and tuple(transition.shape[-2:]) == (k, k)
+    if not fits or transition.shape[-3] not in (1, num_steps - 1):
         raise ValueError(
             "a chain has log_initial (..., K), log_transition (..., K, K) or (..., T-1, K, K) and log_emission "
             f"(..., T, K), got {tuple(initial.shape)}, {tuple(transition.shape)} and {tuple(emission.shape)}"
         )
-    return xp.broadcast_to(initial, (*lead, k)), xp.broadcast_to(transition, (*lead, per_step, k, k)), emission
+    return _in_full(xp, initial, transition, emission)
+
+
+def _in_full(xp: Any, initial: Any, transition: Any, emission: Any) -> tuple[Any, Any, Any]:
+    """With the leading axes of all."""
+    lead = xp.broadcast_shapes(tuple(initial.shape[:-1]), tuple(transition.shape[:-3]), tuple(emission.shape[:-2]))
+    return (
+        xp.broadcast_to(initial, (*lead, *initial.shape[-1:])),
+        xp.broadcast_to(transition, (*lead, *transition.shape[-3:])),
+        xp.broadcast_to(emission, (*lead, *emission.shape[-2:])),
+    )
 
 
 def _flat(xp: Any, initial: Any, transition: Any, emission: Any) -> tuple[Any, Any, Any]:
@@ -103,20 +114,14 @@ def _marginals(flow: Any, xp: Any, *chain: Any) -> tuple[Any, Any, Any]:
 
 
 def _posterior(flow: Any, xp: Any, initial: Any, transition: Any, emission: Any) -> tuple[Any, Any, Any]:
-    """Log marginals (...), posteriors (..., T, K), transitions (..., 1 or T-1, K, K); leading axes broadcast."""
-    num_steps, k = emission.shape[-2:]
-    lead = xp.broadcast_shapes(tuple(initial.shape[:-1]), tuple(transition.shape[:-3]), tuple(emission.shape[:-2]))
-    initial, transition, emission = _flat(
-        xp,
-        xp.broadcast_to(initial, (*lead, k)),
-        xp.broadcast_to(transition, (*lead, *transition.shape[-3:])),
-        xp.broadcast_to(emission, (*lead, num_steps, k)),
-    )
+    """Log marginals (...), posteriors (..., T, K), transitions (..., 1 or T-1, K, K)."""
+    initial, transition, emission = _in_full(xp, initial, transition, emission)
+    *lead, num_steps, k = emission.shape
     counted = xp.where(xp.arange(num_steps) < num_steps - 1, 1.0, 0.0)[None, None, :, None]
-    infer = _constant if transition.shape[1] == 1 else _changing
-    value, gamma, pairs = infer(flow, xp, initial, transition, emission, counted)
+    infer = _constant if transition.shape[-3] == 1 else _changing
+    value, gamma, pairs = infer(flow, xp, *_flat(xp, initial, transition, emission), counted)
     gamma, pairs = xp.reshape(gamma, (*lead, num_steps, k)), xp.reshape(pairs, (*lead, *pairs.shape[1:]))
-    return xp.reshape(value, lead), gamma, pairs
+    return xp.reshape(value, tuple(lead)), gamma, pairs
 
 
 def _constant(flow: Any, xp: Any, initial: Any, links: Any, emission: Any, counted: Any) -> tuple[Any, Any, Any]:
@@ -131,15 +136,21 @@ def _constant(flow: Any, xp: Any, initial: Any, links: Any, emission: Any, count
     x = {"q": markov_blocks.cut(xp, emission[:, None], length)}
     if num_steps % length:
         x["live"] = markov_blocks.cut(xp, xp.ones_like(counted), length) > 0
-    chains = markov_blocks.Chains(x, (), markov_blocks.cut(xp, counted, length), xp.ones((1, 1, 1)))
-    sums = markov_blocks.posterior(flow, xp, _given, True, xp.exp(initial - scale), rows, (), chains)
+    chains = markov_blocks.Chains(x, markov_blocks.cut(xp, counted, length), xp.ones((1, 1, 1)))
+    sums = markov_blocks.posterior(flow, xp, _Given(), True, xp.exp(initial - scale), rows, (), chains)
     gamma = markov_blocks.join(xp, sums.gamma, 1, num_steps)[:, 0]
     return sums.log_marginal[:, 0] + scale[:, 0], gamma, sums.pairs[:, None]
 
 
-def _given(xp: Any, params: Any, x: Any) -> Any:
+@dataclass(frozen=True)
+class _Given:
     """Log emissions that are given as they are."""
-    return x["q"]
+
+    def log_density(self, xp: Any, params: Any, x: dict[str, Any]) -> Any:
+        return x["q"]
+
+    def statistics(self, xp: Any, params: Any, x: dict[str, Any], gamma: Any) -> tuple[()]:
+        return ()
 
 
 def _changing(flow: Any, xp: Any, initial: Any, transition: Any, emission: Any, counted: Any) -> tuple[Any, Any, Any]:
@@ -147,7 +158,7 @@ def _changing(flow: Any, xp: Any, initial: Any, transition: Any, emission: Any, 
     k = emission.shape[-1]
     links = xp.concatenate([transition, xp.full_like(transition[:, :1], -math.log(k))], axis=1)
     value, pairs, _, gamma = markov_logs.posterior(
-        flow, xp, lambda q: q, True, initial[..., None], xp.moveaxis(links, 1, 0)[..., None],
-        xp.moveaxis(emission, 1, 0)[..., None], (), xp.moveaxis(counted, 2, 0),
+        flow, xp, lambda x: x["q"], lambda x, gamma: (), True, initial[..., None],
+        xp.moveaxis(links, 1, 0)[..., None], {"q": xp.moveaxis(emission, 1, 0)[..., None]}, xp.moveaxis(counted, 2, 0),
     )  # fmt: skip
     return value[:, 0], xp.moveaxis(gamma[..., 0], 0, 1), xp.moveaxis(pairs[:-1, ..., 0], 0, 1)

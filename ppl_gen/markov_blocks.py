@@ -16,11 +16,11 @@ recursion in the same scale, so that a v is the posterior (Rabiner 1989, section
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from ppl_gen import markov_logs
+from ppl_gen.markov_logs import add
 
 _GUESSES = 3  # passes before transfer matrices, which cost as much as K of them
 _STEPS = 1000  # of a block, in long chains
@@ -28,20 +28,28 @@ _WARM_UP = 128  # steps of a block that the border of its neighbour is guessed f
 
 
 class Chains(NamedTuple):
-    """Observations of chains, cut into blocks by :func:`cut`; () where there is nothing.
+    """Observations of chains, cut into blocks by :func:`cut`.
 
     Attributes:
-        x: what the emissions are computed from, name -> array; with "live", one row that is False after the end of a
-            chain, where chains end early.
-        features: of which the sums weighted by the posterior are wanted.
+        x: what the emissions are computed from, name -> array. Where chains end early, with "live", one row that is
+            False after the end; where steps do not all count once, with "counts", one row.
         pairs: one row, how often the transition out of a step counts: 0 at the end of a chain.
         first: (groups or 1, 1, chains), how often the first state counts.
     """
 
     x: dict[str, Any]
-    features: Any
     pairs: Any
     first: Any
+
+
+class Emission(Protocol):
+    """What the chains are observed by: a value with a hash. ``x`` is that of one step."""
+
+    def log_density(self, xp: Any, params: Any, x: dict[str, Any]) -> Any:
+        """log p(x | state) (groups, K, columns)."""
+
+    def statistics(self, xp: Any, params: Any, x: dict[str, Any], gamma: Any) -> Any:
+        """Sums over columns of what ``gamma`` (groups, K, columns) weights, a tree; 0 where gamma is."""
 
 
 class Sums(NamedTuple):
@@ -51,14 +59,14 @@ class Sums(NamedTuple):
         log_marginal: (groups, chains), not summed.
         first: of the first state (groups, K).
         pairs: of transitions (groups, K, K).
-        moments: of features (groups, K, features), or ().
+        statistics: of the emissions.
         gamma: the posterior itself (length, groups, K, columns), or ().
     """
 
     log_marginal: Any
     first: Any
     pairs: Any
-    moments: Any
+    statistics: Any
     gamma: Any
 
 
@@ -111,7 +119,7 @@ def join(xp: Any, x: Any, chains: int, num_steps: int) -> Any:
 def posterior(
     flow: Any,
     xp: Any,
-    emission: Callable[..., Any],
+    emission: Emission,
     keep: bool,
     initial: Any,
     transition: Any,
@@ -121,7 +129,6 @@ def posterior(
     """Exact sums over the posterior; to be called as ``xp.routine``.
 
     Args:
-        emission: ``(xp, params, x) -> log e(x | state)`` (groups, K, columns) of one step.
         keep: whether ``gamma`` is wanted.
         initial: probabilities (groups, K), of sum 1.
         transition: (groups, K, K), rows of sum 1.
@@ -138,7 +145,7 @@ class _Run:
 
     flow: Any
     xp: Any
-    emission: Callable[..., Any]
+    emission: Emission
     keep: bool
     initial: Any
     transition: Any
@@ -167,7 +174,7 @@ class _Run:
 
     def log_emission(self, x: dict[str, Any]) -> Any:
         """(groups, K, columns); 0 after the end of a chain."""
-        found = self.emission(self.xp, self.params, x)
+        found = self.emission.log_density(self.xp, self.params, x)
         return self.xp.where(x["live"], found, 0.0) if "live" in x else found
 
     def scaled_emission(self, x: dict[str, Any]) -> tuple[Any, Any]:
@@ -175,6 +182,11 @@ class _Run:
         q = self.log_emission(x)
         top = self.xp.max(q, axis=1, keepdims=True)
         return self.xp.exp(q - top), top
+
+    def statistics(self, x: dict[str, Any], gamma: Any) -> Any:
+        """Of the emissions of one step."""
+        gamma = gamma * x["counts"] if "counts" in x else gamma
+        return self.emission.statistics(self.xp, self.params, x, gamma)
 
     # Passes ---------------------------------------------------------------------------------------------------
 
@@ -197,30 +209,28 @@ class _Run:
     def backward(self, u: Any, a: Any, e: Any) -> tuple[Any, Any, Sums]:
         """From u behind the last step: u at the first one, the largest u, and the sums."""
         xp, chains, floor = self.xp, self.chains, self.limits.floor
-        wanted = len(chains.features) > 0
 
         def step(carry: Any, inputs: Any) -> Any:
-            u, largest, pairs, moments, _ = carry
-            a, e, weight, features = inputs
+            u, largest, pairs, statistics, _ = carry
+            a, e, weight, x = inputs
             pairs = pairs + xp.matmul(a * weight, xp.swapaxes(u, -1, -2))
             v = xp.maximum(xp.matmul(self.transition, u), floor)
             gamma = a * v
-            if wanted:
-                moments = moments + xp.matmul(gamma, xp.swapaxes(features, -1, -2))
+            statistics = add(statistics, self.statistics(x, gamma))
             u = e * v
-            return (u, xp.maximum(largest, u), pairs, moments, gamma), (gamma if self.keep else ())
+            return (u, xp.maximum(largest, u), pairs, statistics, gamma), (gamma if self.keep else ())
 
         start = u, u, *self.nothing(), u
-        steps = a, e, chains.pairs, chains.features
-        (u, largest, pairs, moments, gamma), kept = self.flow.scan(step, start, steps, reverse=True)
+        steps = a, e, chains.pairs, chains.x
+        (u, largest, pairs, statistics, gamma), kept = self.flow.scan(step, start, steps, reverse=True)
         first = xp.sum(self.by_block(gamma)[..., 0] * chains.first, axis=-1)
-        return u, xp.max(largest), Sums((), first, self.transition * pairs, moments, kept)
+        return u, xp.max(largest), Sums((), first, self.transition * pairs, statistics, kept)
 
     def nothing(self) -> tuple[Any, Any]:
-        """Pairs and moments before any step."""
-        xp, features = self.xp, self.chains.features
-        moments = xp.zeros((*self.initial.shape, features.shape[-2])) if len(features) else ()
-        return xp.zeros_like(self.transition), moments
+        """Pairs and statistics before any step."""
+        xp, x = self.xp, {name: part[0] for name, part in self.chains.x.items()}
+        gamma = xp.zeros((*self.initial.shape, self.chains.pairs.shape[-1]))
+        return xp.zeros_like(self.transition), self.statistics(x, gamma)
 
     def sweep(self, p: Any, u: Any, first: Any = False) -> tuple[tuple[Sums, Any], Any, Any, Any]:
         """Forward from p at the first step of each block, and backward from u behind it.
@@ -260,11 +270,11 @@ class _Run:
             return index + 1, gap, p, u, result
 
         p = self.guessed_starts()
-        pairs, moments = self.nothing()
+        pairs, statistics = self.nothing()
         zero = xp.zeros_like(pairs[0, 0, 0])
         kept = xp.zeros((len(self.chains.pairs), *p.shape)) if self.keep else ()
         log_marginal = xp.zeros((len(p), self.num_chains))
-        nothing = Sums(log_marginal, xp.zeros_like(self.initial), pairs, moments, kept), zero > 0
+        nothing = Sums(log_marginal, xp.zeros_like(self.initial), pairs, statistics, kept), zero > 0
         return flow.while_loop(open_, body, (xp.zeros((), dtype=xp.int32), zero, p, p, nothing))[-1]
 
     def starts(self, after: Any = None) -> Any:
@@ -342,13 +352,12 @@ class _Run:
             return xp.reshape(xp.moveaxis(x, -1, 0), (length * self.blocks, *x.shape[1:4]))
 
         x = {name: in_time(part) for name, part in chains.x.items()}
-        features = in_time(chains.features) if len(chains.features) else ()
-        log_marginal, pairs, moments, gamma = markov_logs.posterior(
-            self.flow, xp, self.log_emission, self.keep,
-            xp.log(self.initial)[..., None], xp.log(self.transition)[..., None], x, features, in_time(chains.pairs),
+        log_marginal, pairs, statistics, gamma = markov_logs.posterior(
+            self.flow, xp, self.log_emission, self.statistics, self.keep,
+            xp.log(self.initial)[..., None], xp.log(self.transition)[..., None], x, in_time(chains.pairs),
         )  # fmt: skip
         first = xp.sum(gamma[0] * chains.first, axis=-1)
         if self.keep:
             gamma = xp.reshape(gamma, (self.blocks, length, *gamma.shape[1:]))
             gamma = xp.reshape(xp.moveaxis(gamma, 0, -1), (length, *self.initial.shape, columns))
-        return Sums(log_marginal, first, pairs, moments, gamma)
+        return Sums(log_marginal, first, pairs, statistics, gamma)

@@ -9,23 +9,23 @@ LOG_ZERO = -1e30  # finite, so that nothing impossible becomes NaN
 
 
 def posterior(
-    flow: Any, xp: Any, log_emission: Callable[..., Any], keep: bool,
-    log_initial: Any, log_transition: Any, x: Any, features: Any, pairs: Any,
+    flow: Any, xp: Any, log_emission: Callable[..., Any], statistics: Callable[..., Any], keep: bool,
+    log_initial: Any, log_transition: Any, x: Any, pairs: Any,
 ) -> tuple[Any, Any, Any, Any]:  # fmt: skip
     """Sums over the posterior of chains, a column each, in groups.
 
     Args:
         log_emission: ``x of one step -> log e(x | state)`` (groups, K, chains).
+        statistics: ``(x of one step, its posterior) -> a tree of sums over chains``.
         keep: whether the posterior of all steps is wanted, and not of the first alone.
         log_initial: (groups, K, 1 or chains).
         log_transition: (groups, K, K, 1 or chains), or with an axis of steps in front: out of each step.
-        x: a tree of arrays with steps first.
-        features: (T, groups or 1, features, chains), or ().
+        x: arrays with steps first, name -> array.
         pairs: (T, groups or 1, 1, chains), how often the transition out of a step counts.
 
     Returns:
         log marginals (groups, chains); pairs (groups, K, K), or with an axis of steps in front and (K, K, chains) where
-        the transitions have one; moments (groups, K, features) or (); the posterior (T or 1, groups, K, chains). An
+        the transitions have one; summed statistics; the posterior (T or 1, groups, K, chains). An
         impossible chain has log marginal -inf and posterior 0.
     """
     log_transition = xp.maximum(log_transition, LOG_ZERO)
@@ -43,16 +43,14 @@ def posterior(
         return (p, total + evidence), (a, q)
 
     def backward(carry: Any, inputs: Any) -> Any:
-        u, summed, moments, _ = carry
-        a, q, weight, features, link = inputs
+        u, summed, found, _ = carry
+        a, q, weight, x, link = inputs
         out = (link if each else log_transition) + u[:, None]
         v = xp.logsumexp(out, axis=2)
         gamma = probability(a + v)
         taken = probability(a[:, :, None] + out) * weight[:, :, None]
-        if len(features):
-            moments = moments + xp.matmul(gamma, xp.swapaxes(features, -1, -2))
         summed = summed if each else summed + xp.sum(taken, axis=-1)
-        return (q + v, summed, moments, gamma), (gamma if keep else (), taken if each else ())
+        return (q + v, summed, add(found, statistics(x, gamma)), gamma), (gamma if keep else (), taken if each else ())
 
     def probability(logarithm: Any) -> Any:
         found = xp.reshape(possible, (len(possible), *(1,) * (logarithm.ndim - 2), -1))
@@ -61,11 +59,16 @@ def posterior(
     start = xp.maximum(log_initial, LOG_ZERO) + xp.zeros_like(pairs[0])
     (_, total), (a, q) = flow.scan(forward, (start, xp.zeros_like(start[:, :1])), (x, links))
     possible = total[:, 0] > 0.5 * LOG_ZERO
-    k = a.shape[2]
-    nothing = xp.zeros((a.shape[1], k, k)), xp.zeros((a.shape[1], k, features.shape[-2])) if len(features) else ()
-    steps = a, q, pairs, features, links
-    last, kept = flow.scan(backward, (xp.zeros_like(a[0]), *nothing, a[0]), steps, reverse=True)
-    gamma, taken = kept
-    _, summed, moments, first = last
+    zeros, k = xp.zeros_like(a[0]), a.shape[2]
+    nothing = xp.zeros((a.shape[1], k, k)), statistics({name: part[0] for name, part in x.items()}, zeros)
+    last, (gamma, taken) = flow.scan(backward, (zeros, *nothing, zeros), (a, q, pairs, x, links), reverse=True)
+    _, summed, found, first = last
     log_marginal = xp.where(possible, total[:, 0], -xp.inf)
-    return log_marginal, taken if each else summed, moments, gamma if keep else first[None]
+    return log_marginal, taken if each else summed, found, gamma if keep else first[None]
+
+
+def add(a: Any, b: Any) -> Any:
+    """The sum of two equal trees of dicts and tuples of arrays."""
+    if isinstance(a, dict):
+        return {name: add(part, b[name]) for name, part in a.items()}
+    return tuple(map(add, a, b)) if isinstance(a, tuple) else a + b
