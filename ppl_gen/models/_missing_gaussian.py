@@ -31,6 +31,15 @@ def multivariate_normal(x: Any, loc: Any, scale_tril: Any) -> Any:
     return dist.MultivariateNormal(loc * x.observed, scale_tril=observed_scale_tril(x.observed, sigma))
 
 
+def low_rank_normal(x: Any, loc: Any, loadings: Any, noise: Any) -> Any:
+    """N(loc, W W^T + diag(noise)), W (..., D, q), of what was observed of x (N, D)."""
+    if isinstance(x, Missing):
+        unseen = _VARIANCE * (1.0 - x.observed)
+        loc, loadings = loc * x.observed, loadings * x.observed[:, :, None]
+        noise = noise * x.observed + unseen
+    return dist.LowRankMultivariateNormal(loc, loadings, noise)
+
+
 def observed_scale_tril(observed: Any, sigma: Any) -> Any:
     """Cholesky factors (..., N, D, D) of Sigma (..., N or 1, D, D) without the rows and columns of what is missing.
 
