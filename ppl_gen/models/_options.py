@@ -25,3 +25,26 @@ def one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """One of ``choices``."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def positive(name: str, value: Any) -> None:
+    """A finite number above 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 < value < np.inf:
+        raise ValueError(f"{name} must be a number above 0, got {value!r}")
+
+
+def numbers(name: str, value: Any) -> Any:
+    """Finite numbers as nested tuples, which have a hash; None stays None."""
+    if value is None:
+        return None
+    try:
+        array = np.asarray(value, dtype=float)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be an array of numbers, got {value!r}") from None
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite, got {array.tolist()}")
+    return _tuples(array.tolist())
+
+
+def _tuples(nested: Any) -> Any:
+    return tuple(_tuples(x) for x in nested) if isinstance(nested, list) else nested

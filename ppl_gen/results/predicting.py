@@ -94,6 +94,9 @@ def latent(target: Target, posterior: Draws, params: Draws) -> dict[str, np.ndar
     Raises:
         UnsupportedError: the program has none, or none that can be dealt with exactly.
     """
+    q = {n.removeprefix("q."): v for n, v in params.items() if n.startswith("q.")}
+    if q and hasattr(target.program.model, "vb_latent"):
+        return _of_q(target, q)
     values = _values(target, posterior, params)
     own = getattr(target.program.model, "latent", None)
     if own is None:
@@ -110,6 +113,14 @@ def latent(target: Target, posterior: Draws, params: Draws) -> dict[str, np.ndar
 
     found = {n: np.asarray(x) for n, x in _run(target, "latent", held, values, 0, False).items()}
     return {n: x.mean(0) + _between(found.get(n.removesuffix("_cov")), x) for n, x in found.items()}
+
+
+def _of_q(target: Target, q: Draws) -> dict[str, np.ndarray]:
+    """What a model says of the latents of these rows under the q of variational Bayes."""
+    backend = target.backend
+    known = target.compiled("vb_latent", lambda: backend.compile(target.program.model.vb_latent))
+    on_device = backend.from_numpy({n: np.ascontiguousarray(v) for n, v in q.items()})
+    return {n: np.asarray(x) for n, x in backend.to_numpy(known(on_device, target.arrays)).items()}
 
 
 def _between(means: np.ndarray | None, covariances: np.ndarray) -> Any:
@@ -203,7 +214,7 @@ def sample_rows(
     """n rows of a model that brings ``row_data``: all at once from a point, one by one from draws."""
     count = next((x.shape[0] * x.shape[1] for x in posterior.values()), 1)
     target = bind(row_data({k: v[0, 0] for k, v in posterior.items()}, n if count == 1 else 1))
-    values = _values(target, posterior, params)
+    values = _values(target, {k: v for k, v in posterior.items() if not _is_of_rows(target, k)}, params)
     sites = [name for name, s in target.sites.items() if s.kind == "latent" and name not in values]
 
     def simulate(values: Any, key: Any, arrays: Any) -> Any:
@@ -214,3 +225,8 @@ def sample_rows(
     rows = {k: x[0] if count == 1 else x.reshape(n, *x.shape[2:]) for k, x in drawn.items()}
     outputs = getattr(target.program.model, "outputs", None) or tuple(rows)
     return rows[outputs[0]] if len(outputs) == 1 else {k: rows[k] for k in outputs}
+
+
+def _is_of_rows(target: Target, name: str) -> bool:
+    """Whether a latent stands in a plate: then new rows have new values of it."""
+    return name in target.sites and bool(target.sites[name].plates)
