@@ -11,7 +11,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,14 @@ from ppl_gen.target import Target
 
 Counted = Callable[[Site], bool]
 _AFFINE = 1e-6
+
+
+class At(NamedTuple):
+    """Where to run a program: constrained ``values`` of some sites, the vector ``u`` of a ``layout`` of others."""
+
+    values: Mapping[str, Any]
+    u: Any
+    layout: Layout | None
 
 
 def local_latents(target: Target) -> list[str]:
@@ -38,7 +46,8 @@ class Expectation:
         integrate: continuous latents to integrate out; those with one value for each datum where None.
         weights: how often each row counts, (rows,) on the device; None for once.
 
-    Where a method takes ``at``, that is a vector of ``layout``, or constrained values of its sites by name.
+    Where a method takes ``at``, that is a vector of ``layout``, constrained values of its sites by name, or some of
+    each (:class:`At`).
 
     Attributes:
         layout: of what is maximised.
@@ -113,9 +122,11 @@ class Expectation:
     # Factors of one run ---------------------------------------------------------------------------------------
 
     def _run(self, at: Any, arrays: Any, group: Group | None, z: Any) -> dict[str, Site]:
-        target, given = self.target, dict(at) if isinstance(at, Mapping) else {}
-        coordinates = {} if isinstance(at, Mapping) else self.layout.split(at)
-        values = given if group is None else {**given, **group.values(z)}
+        target = self.target
+        if not isinstance(at, At):
+            at = At(at, None, None) if isinstance(at, Mapping) else At({}, at, self.layout)
+        coordinates = {} if at.layout is None else at.layout.split(at.u)
+        values = dict(at.values) if group is None else {**at.values, **group.values(z)}
         return target.trace(arrays, unconstrained=coordinates, values=values, enumerated=target.enumerated)
 
     def _factors(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,10 @@ class Layout:
     def dim(self) -> int:
         """Length of the vector."""
         return sum(math.prod(shape) for _, shape, _ in self.sites)
+
+    def only(self, names: Collection[str]) -> Layout:
+        """The sites among ``names``."""
+        return Layout(tuple(entry for entry in self.sites if entry[0] in names))
 
     def split(self, u: Any) -> dict[str, Any]:
         """Vector (dim,) -> unconstrained value of each site."""

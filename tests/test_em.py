@@ -15,7 +15,7 @@ from sklearn.mixture import GaussianMixture as Yardstick
 import ppl_gen as pg
 from ppl_gen import dist, xp
 from ppl_gen.expectation import Expectation
-from ppl_gen.inference.gradient_steps import counted
+from ppl_gen.inference.program_steps import counted
 from ppl_gen.models import GaussianMixture, ProbabilisticPCA
 from ppl_gen.target import Target
 

@@ -13,8 +13,8 @@ from ppl_gen.inference.climbing import Climbing, check_rows, check_weights
 from ppl_gen.inference.closed_steps import ClosedSteps
 from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.engine import Outcome, one_of, positive
-from ppl_gen.inference.gradient_steps import GradientSteps
 from ppl_gen.inference.maximum import OBJECTIVES
+from ppl_gen.inference.program_steps import ProgramSteps
 from ppl_gen.inference.starts import check_init
 from ppl_gen.program import Program
 from ppl_gen.target import Target
@@ -96,7 +96,7 @@ class EM(Climbing):
         if self._closed(target):
             return ClosedSteps(target, weights, self.block_rows, self._shared(target))
         weights = None if weights is None else target.backend.asarray(weights)
-        return GradientSteps(Expectation(target, self.integrate, weights), self.objective, self.m_steps)
+        return ProgramSteps(Expectation(target, self.integrate, weights), self.objective, self.m_steps)
 
     def run(self, target: Target, driver: Driver, seed: int) -> Outcome:
         outcome = super().run(target, driver, seed)

@@ -1,0 +1,235 @@
+"""Closed M-steps of a declared program: parameters that feed an exponential-family site directly, found by test.
+
+A parameter phi feeds a site directly where it is, entry by entry, an argument of the site's distribution: the same for
+all rows, or one for each value of discrete latents. Its maximum given the rest is then a ratio of weighted sums.
+Whether that holds is tried out: the argument must equal phi at two random places, and Q must be stationary where the
+ratio says.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ppl_gen.expectation import At, Counted, Expectation
+
+_STATIONARY = 1e-6
+
+# (xp, weight, value, distribution) -> numerator and denominator, whose sums' ratio gives the parameter.
+Sums = Callable[[Any, Any, Any, Any], tuple[Any, Any]]
+
+
+def _identity(xp: Any, ratio: Any) -> Any:
+    return ratio
+
+
+def _root(xp: Any, ratio: Any) -> Any:
+    return xp.sqrt(ratio)
+
+
+def _normal(transform: Callable[[Any, Any], Any]) -> dict[str, tuple[Sums, Any]]:
+    """Bishop (2006), equations 2.121 and 2.122, of transformed values."""
+
+    def loc(xp: Any, w: Any, x: Any, d: Any) -> tuple[Any, Any]:
+        return w * transform(xp, x) / d.scale**2, w / d.scale**2
+
+    def scale(xp: Any, w: Any, x: Any, d: Any) -> tuple[Any, Any]:
+        return w * (transform(xp, x) - d.loc) ** 2, w
+
+    return {"loc": (loc, _identity), "scale": (scale, _root)}
+
+
+def _mean(xp: Any, w: Any, x: Any, d: Any) -> tuple[Any, Any]:
+    return w * x, w
+
+
+_FAMILIES: dict[str, dict[str, tuple[Sums, Any]]] = {
+    "Normal": _normal(lambda xp, x: x),
+    "LogNormal": _normal(lambda xp, x: xp.log(x)),
+    "HalfNormal": {"scale": (lambda xp, w, x, d: (w * x * x, w), _root)},
+    "Poisson": {"rate": (_mean, _identity)},
+    "Bernoulli": {"probs": (_mean, _identity)},
+    "Binomial": {"probs": (lambda xp, w, x, d: (w * x, w * d.total_count), _identity)},
+    "Exponential": {"rate": (lambda xp, w, x, d: (w, w * x), _identity)},
+    "Gamma": {"rate": (lambda xp, w, x, d: (w * d.concentration, w * x), _identity)},
+    "Geometric": {"probs": (lambda xp, w, x, d: (w, w * (1 + x)), _identity)},
+    "Categorical": {"probs": (lambda xp, w, x, d: _shares(xp, _one_hot(xp, w, x, d)), _identity)},
+    "Multinomial": {"probs": (lambda xp, w, x, d: _shares(xp, w * x), _identity)},
+}
+
+
+def _one_hot(xp: Any, w: Any, x: Any, d: Any) -> Any:
+    values = xp.arange(d.probs.shape[-1])
+    return w[..., None] * xp.where(x[..., None] == values, 1.0, 0.0)
+
+
+def _shares(xp: Any, counts: Any) -> tuple[Any, Any]:
+    """Counts, and what they are shares of."""
+    return counts, xp.sum(counts, axis=-1, keepdims=True) + xp.zeros(counts.shape)
+
+
+@dataclass(frozen=True)
+class Direct:
+    """A parameter that feeds a site directly.
+
+    Attributes:
+        name: of the parameter; ``argument`` of the site's distribution that it is.
+        factor: which of the completed factors the site's is.
+        axes: dimension of the argument (negative) of each axis of the parameter, None of one of length 1.
+        shape: of the parameter.
+    """
+
+    name: str
+    factor: int
+    family: str
+    argument: str
+    axes: tuple[int | None, ...]
+    shape: tuple[int, ...]
+
+    def update(self, xp: Any, completed: list[Any], old: Any) -> Any:
+        """The maximum of Q in the parameter given all others; ``old`` where nothing bears on it."""
+        _, weight, site = completed[self.factor]
+        base, (sums, finish) = _base(site.distribution), _FAMILIES[self.family][self.argument]
+        weight = weight.reshape((*weight.shape, *(1 for _ in range(site.event_dim))))
+        numerator, denominator = sums(xp, weight, site.value, base)
+        zeros = 0.0 * (numerator + denominator + getattr(base, self.argument))
+        top, bottom = (self._gathered(xp, x + zeros) for x in (numerator, denominator))
+        new = finish(xp, top / xp.where(bottom > 0, bottom, 1.0))
+        return xp.where((bottom > 0) & xp.isfinite(new), new, old)
+
+    def _gathered(self, xp: Any, x: Any) -> Any:
+        kept = [d for d in self.axes if d is not None]
+        gone = tuple(d for d in range(-len(x.shape), 0) if d not in kept)
+        x = xp.sum(x, axis=gone) if gone else x
+        order = [sorted(kept).index(d) for d in kept]
+        return (xp.transpose(x, order) if len(order) > 1 else x).reshape(self.shape)
+
+
+def _name(distribution: Any) -> str:
+    return type(distribution).__name__.removesuffix("Probs").removesuffix("Logits")
+
+
+def _base(distribution: Any) -> Any:
+    """The distribution under what makes its dimensions events or expands it."""
+    while hasattr(distribution, "base_dist") and _name(distribution) not in _FAMILIES:
+        distribution = distribution.base_dist
+    return distribution
+
+
+def _family(distribution: Any) -> str:
+    """Its name on both backends, "" where it is not among those with a closed M-step."""
+    name = _name(_base(distribution))
+    return name if name in _FAMILIES and all(hasattr(_base(distribution), a) for a in _FAMILIES[name]) else ""
+
+
+def discover(expectation: Expectation, counted: Counted) -> list[Direct]:
+    """The parameters with a closed M-step, in the order of declaration."""
+    rng, layout = np.random.default_rng(0), expectation.layout
+    look, places = _Look(expectation, counted), [rng.uniform(-1, 1, layout.dim) for _ in range(2)]
+    one = look.at(places[0])
+    candidates = []
+    for name in layout.names:
+        inside = np.array([layout.label(i) == name for i in range(layout.dim)])
+        candidates.append(_direct(name, look, one, look.at(np.where(inside, places[1], places[0]))))
+    return look.stationary([c for c in candidates if c is not None], places[0])
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """The completed factors at one place, on the host: their tensors and their distributions' arguments."""
+
+    tensors: list[np.ndarray]
+    arguments: list[dict[str, np.ndarray]]
+    values: dict[str, np.ndarray]
+
+
+class _Look:
+    """Runs the program at chosen places, after an E-step at the first of them, compiled once."""
+
+    def __init__(self, expectation: Expectation, counted: Counted):
+        self.expectation, self.counted = expectation, counted
+        self.room, self.arrays = expectation.target.backend, expectation.target.arrays
+        self.families: list[str] = []
+        self._e_step = self.room.compile(lambda u, arrays: expectation.expect(u, arrays, counted)[0])
+        self._compiled = self.room.compile(self._factors)
+        self._held: Any = None
+
+    def _factors(self, u: Any, held: Any, arrays: Any) -> Any:
+        completed = self.expectation.weighted_factors(u, held, arrays, self.counted)
+        self.families = ["" if f.part else _family(site.distribution) for f, _, site in completed]
+        arguments = [
+            {a: getattr(_base(site.distribution), a) for a in _FAMILIES.get(family, {})}
+            for family, (_, _, site) in zip(self.families, completed, strict=True)
+        ]
+        return [f.tensor for f, _, _ in completed], arguments, self.expectation.constrain(u, arrays)
+
+    def at(self, u: np.ndarray) -> _Seen:
+        """What is seen at the vector u."""
+        on_device = self.room.asarray(u)
+        if self._held is None:
+            self._held = self._e_step(on_device, self.arrays)
+        return _Seen(*self.room.to_numpy(self._compiled(on_device, self._held, self.arrays)))
+
+    def stationary(self, candidates: list[Direct], u: np.ndarray) -> list[Direct]:
+        """Those in which Q has no slope where their update puts them, from u."""
+        if not candidates:
+            return []
+        slopes = self.room.compile(lambda u, held, arrays: [self._slopes(c, u, held, arrays) for c in candidates])
+        found = self.room.to_numpy(slopes(self.room.asarray(u), self._held, self.arrays))
+        return [c for c, (before, after) in zip(candidates, found, strict=True) if _vanishes(after, before)]
+
+    def _slopes(self, direct: Direct, u: Any, held: Any, arrays: Any) -> tuple[Any, Any]:
+        """The gradient of Q by the parameter's own coordinates, before and after the update."""
+        expectation, room = self.expectation, self.room
+        values = {n: v for n, v in expectation.constrain(u, arrays).items() if n in expectation.layout.names}
+        own = expectation.layout.only([direct.name])
+        old = values.pop(direct.name)
+        new = direct.update(room.xp, expectation.weighted_factors(u, held, arrays, self.counted), old)
+        bijection = room.bijection(expectation.target.sites[direct.name].constraint)
+
+        def q(v: Any) -> Any:
+            return expectation.expected_log_joint(At(values, v, own), held, arrays, self.counted)
+
+        slope = room.value_and_grad(q)
+        before, after = (slope(bijection.inverse(v).reshape((-1,)))[1] for v in (old, new))
+        return before, after
+
+
+def _vanishes(after: np.ndarray, before: np.ndarray) -> bool:
+    return bool(np.isfinite(after).all() and np.abs(after).max() < _STATIONARY * (1.0 + np.abs(before).max()))
+
+
+def _direct(name: str, look: _Look, one: _Seen, other: _Seen) -> Direct | None:
+    """How a parameter, in which the two places differ, feeds its one site; None where it does not."""
+    pairs = zip(one.tensors, other.tensors, strict=True)
+    changed = [i for i, (a, b) in enumerate(pairs) if not np.array_equal(a, b)]
+    if len(changed) != 1:
+        return None
+    (index,) = changed
+    for argument in one.arguments[index]:
+        maps = [_axes(np.asarray(seen.arguments[index][argument]), seen.values[name]) for seen in (one, other)]
+        if maps[0] is not None and maps[0] == maps[1]:
+            shape = tuple(one.values[name].shape)
+            return Direct(name, index, look.families[index], argument, maps[0], shape)
+    return None
+
+
+def _axes(theta: np.ndarray, phi: np.ndarray) -> tuple[int | None, ...] | None:
+    """Dimension of ``theta`` that each axis of ``phi`` lies along, where they are equal entry by entry."""
+    for axis in range(theta.ndim):  # rows that an expansion has repeated
+        first = np.take(theta, [0], axis)
+        theta = first if np.array_equal(theta, np.broadcast_to(first, theta.shape)) else theta
+    wide = [d for d in range(-theta.ndim, 0) if theta.shape[d] > 1]
+    axes = [i for i in range(phi.ndim) if phi.shape[i] > 1]
+    if len(wide) != len(axes):
+        return None
+    for order in itertools.permutations(range(len(axes))):
+        turned = np.squeeze(phi).transpose(order) if axes else np.squeeze(phi)
+        if turned.shape == np.squeeze(theta).shape and np.allclose(np.squeeze(theta), turned, rtol=1e-9, atol=0):
+            at = {axes[axis]: wide[position] for position, axis in enumerate(order)}
+            return tuple(at.get(i) for i in range(phi.ndim))
+    return None
