@@ -19,7 +19,9 @@ def _classes() -> dict[str, type]:
 
 def __getattr__(name: str) -> Any:
     """Model classes by name, e.g. ``ppl_gen.models.GaussianMixture``."""
-    if name.startswith("_") or name not in (classes := _classes()):
+    if name.startswith("_"):  # a file that is about to be imported, or nothing
+        raise AttributeError(f"ppl_gen.models has no {name!r}")
+    if name not in (classes := _classes()):
         raise AttributeError(f"ppl_gen.models has no {name!r}: expected one of {', '.join(_classes())}")
     return classes[name]
 

@@ -10,16 +10,15 @@ import numpy as np
 
 from ppl_gen.missing import Missing
 from ppl_gen.models import _kmeans
+from ppl_gen.models._components import enough_rows, log_weights, ordered, responsibilities
 from ppl_gen.models._missing_gaussian import complete, multivariate_normal, normal, values
 from ppl_gen.models._moments import moments, rounding, squared_distances
 from ppl_gen.models._options import count, one_of, table
 from ppl_gen.models._rows import filled, some_rows
 from ppl_gen.models._scale import data_scale
 from ppl_gen.primitives import dist, plate, sample, xp
-from ppl_gen.program import DataError
 
 _TYPES = ("full", "tied", "diag", "spherical")
-_TINY = 1e-37  # of float32 too
 _MOST_ROWS = 20_000  # that a start looks at
 
 
@@ -92,12 +91,8 @@ class GaussianMixture:
 
     def relabel(self, draws: Mapping[str, np.ndarray], lead: int) -> dict[str, np.ndarray]:
         """Components of every draw in the order of mu's first coordinate; ``lead`` leading axes are of draws."""
-        order = np.argsort(draws["locs"][..., 0], axis=lead)
-        own = {n: x for n, x in draws.items() if n in ("weights", "locs") or (n in draws and self._has_component(n))}
-        return {**draws, **{n: _take(x, order, lead) for n, x in own.items()}}
-
-    def _has_component(self, name: str) -> bool:
-        return name in ("scales", "correlation") and self.covariance_type != "tied"
+        own = ("weights", "locs") + (() if self.covariance_type == "tied" else ("scales", "correlation"))
+        return ordered(draws, own, lead)
 
     # Expectation-maximisation ---------------------------------------------------------------------------------
 
@@ -112,8 +107,7 @@ class GaussianMixture:
         Raises:
             DataError: fewer rows than components, or a column without any entry.
         """
-        if len(data["x"]) < self.num_components:
-            raise DataError(f"{self.num_components} components need at least as many rows, got {len(data['x'])}")
+        enough_rows(self.num_components, data["x"])
         x = filled(some_rows(data["x"], _MOST_ROWS, rng))
         runs = [self._of_labels(x, _kmeans.labels(x, self.num_components, rng)) for _ in range(num_starts)]
         return self.relabel({name: np.stack([r[name] for r in runs]) for name in runs[0]}, 1)
@@ -152,13 +146,7 @@ class GaussianMixture:
         count by their moments given the row's others (Ghahramani & Jordan 1994).
         """
         densities, expected = self._given(params, around, data["x"])
-        joint = _log(params["weights"])[:, None] + densities
-        highest = xp.max(joint, axis=0)
-        r = xp.exp(joint - highest)
-        total = xp.sum(r, axis=0)
-        r, evidence = r * (1.0 / total), highest + xp.log(total)
-        if weights is not None:
-            r, evidence = r * weights, evidence * weights
+        r, evidence = responsibilities(params["weights"], densities, weights)
         first, second = expected(r)
         return {"size": xp.sum(r, axis=1), "first": first, "second": second}, xp.sum(evidence)
 
@@ -186,7 +174,7 @@ class GaussianMixture:
 
     def latent(self, params: Any, data: Any) -> dict[str, Any]:
         """``z``: p(z_n = k | x_n), shape (num_data, K)."""
-        joint = _log(params["weights"])[:, None] + self._given(params, params, data["x"])[0]
+        joint = log_weights(params["weights"])[:, None] + self._given(params, params, data["x"])[0]
         return {"z": xp.exp(joint - xp.logsumexp(joint, axis=0)).T}
 
     def _given(self, params: Any, around: Any, x: Any) -> tuple[Any, Callable[[Any], tuple[Any, Any]]]:
@@ -272,13 +260,5 @@ def _of_scale_tril(np_: Any, tril: Any) -> dict[str, Any]:
     return {"scales": scales, "correlation": tril / scales[..., None]}
 
 
-def _log(weights: Any) -> Any:
-    return xp.log(weights + _TINY)
-
-
 def _shape(x: Any) -> tuple[int, int]:
     return table("GaussianMixture", x)
-
-
-def _take(x: np.ndarray, order: np.ndarray, lead: int) -> np.ndarray:
-    return np.take_along_axis(x, order.reshape(order.shape + (1,) * (x.ndim - lead - 1)), axis=lead)
