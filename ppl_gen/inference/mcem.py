@@ -1,0 +1,274 @@
+"""Monte Carlo expectation-maximisation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from scipy.special import ndtri
+
+from ppl_gen.backends.protocol import UnsupportedError
+from ppl_gen.expectation import local_latents
+from ppl_gen.inference import adaptation, langevin
+from ppl_gen.inference.climbing import check_weights
+from ppl_gen.inference.driver import Driver
+from ppl_gen.inference.engine import Engine, Outcome, between, one_of, positive
+from ppl_gen.inference.local_gaussian import Locals
+from ppl_gen.inference.mala import MALA
+from ppl_gen.inference.maximum import OBJECTIVES
+from ppl_gen.inference.program_steps import counted
+from ppl_gen.inference.starts import check_init, positions
+from ppl_gen.target import Target
+
+_ACCEPT, _ADAPTING = 0.574, 15  # acceptance of Roberts & Rosenthal (1998); steps that adapt at the head of an E-step
+_WARM_UP = 100
+_CALLS = 3000
+
+
+@dataclass(frozen=True, kw_only=True)
+class MCEM(Engine):
+    """EM whose E-step draws the local latents by Metropolis-adjusted Langevin steps (Wei & Tanner 1990).
+
+    The latents of each datum have chains of their own, which go on from one iteration to the next. After Caffo, Jank
+    & Jones (2005) an update is taken where the gain in Q is above its Monte Carlo error, and otherwise the number of
+    draws is doubled; it ends where the gain is below the tolerance with that certainty. Discrete latents are summed
+    out.
+
+    Attributes:
+        num_steps: iterations at most.
+        num_chains: of each datum's latents.
+        num_draws: kept of each chain in the first E-step; ``max_draws`` in any.
+        sweeps: Langevin steps between two draws that are kept.
+        certainty: of a gain before an update is taken, and of its being small at the end.
+        tolerance: gain in Q, in nats.
+        objective: "likelihood" leaves out the priors of what is maximised, "posterior" takes them in.
+        m_steps: L-BFGS iterations of an M-step.
+        init: site -> starting value, constrained.
+        weights: how often each row counts, (rows,); None for once.
+        integrate: continuous latents that are drawn; those with one value for each datum where None.
+    """
+
+    name: ClassVar[str] = "mcem"
+    needs: ClassVar[str] = "continuous latents of each datum"
+
+    num_steps: int = 200
+    num_chains: int = 8
+    num_draws: int = 4
+    max_draws: int = 256
+    sweeps: int = 5
+    certainty: float = 0.9
+    tolerance: float = 0.05
+    objective: str = "likelihood"
+    m_steps: int = 5
+    init: Mapping[str, Any] | None = None
+    weights: Any = None
+    integrate: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        positive(self, "num_steps", "num_draws", "max_draws", "sweeps", "m_steps")
+        one_of(self, "objective", OBJECTIVES)
+        between(self, 0.5, 1, "certainty")
+        between(self, 0, math.inf, "tolerance")
+        check_weights(self.weights)
+        if isinstance(self.num_chains, bool) or not isinstance(self.num_chains, int) or self.num_chains < 2:
+            raise ValueError(f"num_chains must be at least 2, whose spread tells the error; got {self.num_chains!r}")
+
+    def check(self, target: Target) -> None:
+        target.require_enumeration(self.name)
+        target.require_full_data(self.name)
+        locals_ = self._locals(target)
+        if not locals_.layout.dim:
+            raise UnsupportedError(f"mcem needs latents or params to maximise, and {target.program.name} has none")
+        locals_.check_weights(check_weights(self.weights))
+        check_init(target, self.init, locals_.layout)
+        locals_.require_apart(self.name)
+
+    def _locals(self, target: Target) -> Locals:
+        names = local_latents(target) if self.integrate is None else list(self.integrate)
+        if not names:
+            raise UnsupportedError(
+                f"mcem draws each datum's own continuous latents, and {target.program.name} has none in a plate that "
+                "also holds an observation: use engine='em' where the latents of single data are discrete, or 'map' "
+                "for a point"
+            )
+        return Locals(target, names)
+
+    def run(self, target: Target, driver: Driver, seed: int) -> Outcome:
+        steps = _Steps(target, self._locals(target), self, seed)
+        state, report, reason = driver.run(
+            lambda s, first, count: steps.advance(s),
+            steps.start(),
+            self.num_steps,
+            label=self.name,
+            chunk=1,
+            stop=steps.stop,
+            describe=lambda r: f"gain {r['gain'][-1]:.3f}, {int(r['num_draws'][-1])} draws",
+        )
+        outcome = steps.finish(state)
+        outcome.history.update(gain=report["gain"], error=report["error"], num_draws=report["num_draws"])
+        if reason is None:
+            outcome.warnings.append(f"mcem stopped at num_steps={self.num_steps} before its gain was small: raise it")
+        return outcome
+
+
+class _State(NamedTuple):
+    """What is maximised, the chains of the latents, their step sizes, and how much has been drawn."""
+
+    u: Any
+    chains: langevin.State
+    step_size: adaptation.StepSize
+    num_draws: int
+    taken: int
+
+
+class _Density(NamedTuple):
+    """Of the latents of all cells in all chains as rows (chains * cells, q), at given params."""
+
+    dim: int
+    log_density_and_grad: Any
+
+
+class _Steps:
+    def __init__(self, target: Target, locals_: Locals, options: MCEM, seed: int):
+        self.target, self.locals, self.options, self.seed = target, locals_, options, seed
+        self.rows = options.num_chains * math.prod(locals_.cells)
+        weights = check_weights(options.weights)
+        self.weights = None if weights is None else target.backend.asarray(weights)
+        name = (locals_.names, options.objective, options.num_chains, weights is not None)
+        self.adapt, self.draw, self.begin, self.gain, (self.init, self.descend) = target.compiled(
+            ("mcem", *name), self._build
+        )
+        self._sd = float(ndtri(options.certainty))
+        self._done = False
+
+    def _counted(self, site: Any) -> bool:
+        return site.name in self.locals.names or counted(self.options.objective)(site)
+
+    def _build(self) -> Any:
+        backend, xp, step = self.target.backend, self.target.backend.xp, MALA.step
+
+        def drawing(chains: Any, noise: Any, u: Any, arrays: Any) -> Any:
+            chains, info = step(xp, self._density(u, arrays), chains, noise)
+            return chains, {"position": chains.position, "rate": info.acceptance_rate}
+
+        def adapting(both: Any, noise: Any, u: Any, arrays: Any) -> Any:
+            chains, sizes = both
+            chains, report = drawing(chains._replace(step_size=xp.exp(sizes.log_step)), noise, u, arrays)
+            return (chains, adaptation.adapt_step_size(xp, sizes, report["rate"][:, None], _ACCEPT)), {}
+
+        def begin(position: Any, step_size: Any, u: Any, arrays: Any) -> Any:
+            return langevin.init(self._density(u, arrays), position, step_size, xp.ones((self.locals.size,)))
+
+        def loss(u: Any, draws: Any, arrays: Any, weights: Any) -> Any:
+            return -xp.mean(self._log_joints(u, draws, arrays, weights))
+
+        def gain(new: Any, old: Any, draws: Any, arrays: Any, weights: Any) -> Any:
+            rise = self._log_joints(new, draws, arrays, weights) - self._log_joints(old, draws, arrays, weights)
+            return xp.mean(rise, axis=0)
+
+        return (
+            backend.scan(adapting, calls=_CALLS),
+            backend.scan(drawing, calls=_CALLS),
+            backend.compile(begin),
+            backend.compile(gain),
+            backend.minimise(loss, calls=_CALLS),
+        )
+
+    def _density(self, u: Any, arrays: Any) -> _Density:
+        backend, cells, q = self.target.backend, self.locals.cells, self.locals.size
+        xp = backend.xp
+
+        def of_cells(z: Any) -> Any:
+            z = z.reshape((self.options.num_chains, *cells, q))
+            own = backend.vmap(lambda z: self.locals.log_joint(u, z, arrays, self._counted)[0])(z)
+            return own.reshape((self.rows,))
+
+        def both(z: Any) -> tuple[Any, Any]:
+            return of_cells(z), backend.value_and_grad(lambda z: xp.sum(of_cells(z)))(z)[1]
+
+        return _Density(q, both)
+
+    def _log_joints(self, u: Any, draws: Any, arrays: Any, weights: Any) -> Any:
+        """Log joint of all data at each draw (num_draws, num_chains)."""
+        xp, cells = self.target.backend.xp, self.locals.cells
+        z = draws.reshape((-1, *cells, self.locals.size))
+        own, rest = self.target.backend.vmap(lambda z: self.locals.log_joint(u, z, arrays, self._counted))(z)
+        own = own if weights is None else own * weights.reshape(cells)
+        value = xp.sum(own.reshape((z.shape[0], -1)), axis=-1) + rest
+        return value.reshape((-1, self.options.num_chains))
+
+    # Iterations -----------------------------------------------------------------------------------------------
+
+    def start(self) -> _State:
+        """The start of an optimiser, chains near zero, warmed up."""
+        target, options = self.target, self.options
+        u = positions(target, 1, self.seed, options.init, self.locals.layout)[0]
+        rng, xp = np.random.default_rng(self.seed), target.backend.xp
+        position = target.backend.asarray(0.1 * rng.standard_normal((self.rows, self.locals.size)))
+        sizes = adaptation.start_step_size(xp, 0.5, (self.rows, 1))
+        chains = self.begin(position, xp.exp(sizes.log_step), u, target.arrays)
+        state = _State(u, chains, sizes, options.num_draws, 0)
+        return self._adapted(state, _WARM_UP)
+
+    def _noise(self, state: _State, count: int) -> Any:
+        return self.target.backend.noise(self.seed, state.taken, langevin.noise(self.rows, self.locals.size), count)
+
+    def _adapted(self, state: _State, count: int) -> _State:
+        """After steps that adapt, at the present params."""
+        xp, arrays = self.target.backend.xp, self.target.arrays
+        chains = self.begin(state.chains.position, state.chains.step_size, state.u, arrays)
+        (chains, sizes), _ = self.adapt((chains, state.step_size), self._noise(state, count), state.u, arrays)
+        chains = chains._replace(step_size=xp.exp(sizes.log_average))
+        return state._replace(chains=chains, step_size=sizes, taken=state.taken + count)
+
+    def _drawn(self, state: _State) -> tuple[_State, Any]:
+        """Draws (num_draws, chains * cells, q), every so many steps."""
+        count = state.num_draws * self.options.sweeps
+        chains, report = self.draw(state.chains, self._noise(state, count), state.u, self.target.arrays)
+        draws = report["position"][self.options.sweeps - 1 :: self.options.sweeps]
+        return state._replace(chains=chains, taken=state.taken + count), draws
+
+    def advance(self, state: _State) -> tuple[_State, Any]:
+        """One E- and M-step; the update is taken where it is sure to gain, else there will be more draws."""
+        target, options, arrays = self.target, self.options, self.target.arrays
+        state, draws = self._drawn(self._adapted(state, _ADAPTING))
+        found, _ = self.descend(self.init(state.u[None]), options.m_steps + 1, draws[None], arrays, self.weights)
+        new = found["best"][0]
+        gains = np.asarray(target.backend.to_numpy(self.gain(new, state.u, draws, arrays, self.weights)))
+        gain, error = float(gains.mean()), float(gains.std(ddof=1) / np.sqrt(len(gains)))
+        report = {"gain": np.array([gain]), "error": np.array([error]), "num_draws": np.array([state.num_draws])}
+        self._done = gain + self._sd * error < options.tolerance
+        if gain - self._sd * error > 0 or self._done:
+            state = state._replace(u=new)
+        if gain - self._sd * error <= 0:
+            state = state._replace(num_draws=min(2 * state.num_draws, options.max_draws))
+        return state, report
+
+    def stop(self, before: Any, after: Any, report: Any) -> str | None:
+        """Sure to gain little, or broken."""
+        if not np.isfinite(report["gain"][-1]):
+            return "not finite"
+        return "settled" if self._done else None
+
+    def finish(self, state: _State) -> Outcome:
+        """The params, and draws of the latents given them."""
+        target, cells = self.target, self.locals.cells
+        state, draws = self._drawn(self._adapted(state, _ADAPTING))
+        z = draws.reshape((-1, *cells, self.locals.size))
+
+        def constrain(z: Any, _: Any, u: Any, arrays: Any) -> dict[str, Any]:
+            given = {**self.locals.layout.split(u), **self.locals.split(z)}
+            sites = target.trace(arrays, unconstrained=given, enumerated=target.enumerated)
+            return target.values_of(sites, target.everything.names)
+
+        mapped = target.compiled(("mcem draws", self.locals.names), lambda: target.backend.map_draws(constrain))
+        values = {n: np.asarray(v) for n, v in target.backend.to_numpy(mapped(z, 0, state.u, target.arrays)).items()}
+        return Outcome(
+            draws={n: v[None] for n, v in values.items()},
+            params={n: values[n][0] for n in self.locals.layout.names},
+            attrs={"e_step": "Langevin draws", "m_step": "gradient", "objective": self.options.objective},
+            exact=False,
+        )
