@@ -114,6 +114,9 @@ def keep(result: dict[str, Any], command: list[str]) -> Path:
     when = datetime.now(UTC).strftime("%Y-%m-%d")
     kept = {**result, "command": " ".join(command), "date": when, "machine": _machine(), "versions": _versions()}
     path.write_text(json.dumps(kept, indent=1) + "\n")
+    draw = getattr(importlib.import_module(f"benchmarks.{result['benchmark']}"), "picture", None)
+    if draw is not None:
+        draw(kept, path.with_suffix(".png"))
     return path
 
 

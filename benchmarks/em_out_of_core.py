@@ -1,0 +1,92 @@
+"""EM of a mixture on rows in a memory-mapped file, against the same rows in memory, at several lengths."""
+
+from __future__ import annotations
+
+import json
+import resource
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+TITLE = "EM on rows in a file"
+_ROWS = {"1e5": 100_000, "1e6": 1_000_000, "2e7": 20_000_000}
+_FEATURES, _COMPONENTS, _ITERATIONS = 16, 8, 4
+CASES = {
+    f"{backend} {name}": f"one EM iteration a row, mixture of {_COMPONENTS}, {name} x {_FEATURES} float32 in a file, "
+    f"{backend} (peer: the same rows in memory)"
+    for backend in ("numpyro", "pyro")
+    for name in _ROWS
+}
+PEER = "in memory"
+PER = {case: _ITERATIONS * _ROWS[case.split()[1]] for case in CASES}
+_BLOCK = 500_000
+
+
+def _file(rows: int) -> Path:
+    """Rows around eight centres, written block by block; made once."""
+    path = Path(tempfile.gettempdir()) / f"ppl_gen-benchmark-{rows}x{_FEATURES}.npy"
+    if path.exists():
+        return path
+    rng, beside = np.random.default_rng(0), path.with_suffix(".part.npy")
+    centres = 3.0 * rng.standard_normal((_COMPONENTS, _FEATURES))
+    held = np.lib.format.open_memmap(beside, "w+", np.float32, (rows, _FEATURES))
+    for i in range(0, rows, _BLOCK):
+        count = min(_BLOCK, rows - i)
+        held[i : i + count] = centres[rng.integers(0, _COMPONENTS, count)] + rng.standard_normal((count, _FEATURES))
+    held.flush()
+    beside.rename(path)
+    return path
+
+
+def ours(case: str) -> Callable[[], dict[str, float]]:
+    return _side(case, "r")
+
+
+def peer(case: str) -> Callable[[], dict[str, float]]:
+    return _side(case, None)
+
+
+def _side(case: str, mode: Any) -> Callable[[], dict[str, float]]:
+    import warnings
+
+    import ppl_gen as pg
+
+    backend, name = case.split()
+    warnings.simplefilter("ignore")
+    x = np.load(_file(_ROWS[name]), mmap_mode=mode)
+    model = pg.models.GaussianMixture(_COMPONENTS)
+    options = {"num_steps": _ITERATIONS, "num_restarts": 1, "tolerance": 0, "precision": "float32"}
+
+    def run() -> dict[str, float]:
+        found = pg.infer(model, x, engine="em", backend=backend, progress=False, **options)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # of Linux, in KiB
+        return {"log likelihood of a row": float(found.history["log_likelihood"][-1]) / len(x), "peak GiB": peak}
+
+    return run
+
+
+def picture(result: dict[str, Any], path: Path) -> None:
+    """Time of a row over the number of rows, both sides, both backends."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(6, 4), layout="constrained")
+    for backend, colour in (("numpyro", "C0"), ("pyro", "C1")):
+        for side, label, style in (("ours", "in a file", "o-"), ("peer", "in memory", "s--")):
+            held = {n: result["cases"][f"{backend} {n}"] for n in _ROWS}
+            times = [1e9 * held[n][side]["median_seconds"] / held[n]["per_run"] for n in _ROWS]
+            axis.plot(list(_ROWS.values()), times, style, color=colour, label=f"{backend}, {label}")
+    axis.set(xscale="log", xlabel="rows", ylabel="ns a row and iteration", title="EM of a mixture, whole runs")
+    axis.set_ylim(bottom=0)
+    axis.legend()
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":  # the picture again, from the kept results
+    kept = Path(__file__).parent / "results" / "em_out_of_core.json"
+    picture(json.loads(kept.read_text()), kept.with_suffix(".png"))
