@@ -15,7 +15,7 @@ PY_TAG := $(shell p=$(BIN)/python; [ -x $$p ] || p='$(PYTHON)'; \
 	"$$p" -c 'import sys; print("%d%d" % sys.version_info[:2])' 2>/dev/null || echo -none)
 LOCK := requirements/lock-py$(PY_TAG).txt
 
-.PHONY: help demo test test-all lint types format bench clean setup
+.PHONY: help demo test test-all lint types format bench peers clean setup
 .DEFAULT_GOAL := help
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo "make types     mypy"
 	@echo "make format    what ruff can repair by itself"
 	@echo "make bench     the benchmarks (BENCH_ARGS=...)"
+	@echo "make peers     an environment of their own for the libraries that the benchmarks compare with"
 	@echo "make clean     remove caches and build outputs; the environment $(VENV) stays"
 	@echo "Variables: PYTHON=$(PYTHON) makes $(VENV) where there is none; PPL_GEN_DATA names the data folder"
 
@@ -52,6 +53,11 @@ bench: $(STAMP)
 	else for f in benchmarks/[a-z]*.py; do \
 	  [ -f "$$f" ] || { echo "make: no benchmarks"; exit 1; }; \
 	  echo "== $$f"; $(BIN)/python "$$f" $(BENCH_ARGS) || exit 1; done; fi
+
+# Theirs beside ours: what a peer brings must not change what a user of ppl_gen gets.
+peers: $(STAMP)
+	[ -x .venv-peers/bin/python ] || $(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --disable-pip-version-check -q -r $(LOCK) -r requirements/peers.txt
 
 setup: $(STAMP)
 
