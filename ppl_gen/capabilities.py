@@ -32,6 +32,7 @@ class ClosedFormEM(Starts, Protocol):
     * ``em_rows``: the arguments whose leading axis are rows, so that the engine may hand them over block by block;
     * ``em_summary(around, data, weights)``: a sum over rows that says all that ``em_statistics`` needs; it then gets
       the summary as its ``data``, and None for ``weights`` (not where entries are missing);
+    * ``em_layout(data, weights)``: the data as ``em_statistics`` wants them, made once (not with ``em_rows``);
     * ``em_penalty(params)``: a log prior that the update climbs beside the log likelihood, such as that of smoothed
       counts; the history then holds their sum, which never falls;
     * ``latent(params, data)``: posterior of the latents of each row, name -> array.

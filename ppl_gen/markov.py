@@ -12,7 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ppl_gen import markov_blocks, markov_logs
+from ppl_gen.markov_layout import Chains, block_length, cut, join
 from ppl_gen.markov_logs import LOG_ZERO
+from ppl_gen.markov_paths import simulate, viterbi
+
+__all__ = ["forward_backward", "log_marginal", "simulate", "viterbi"]
 
 _SMALL = 2**16  # entries of products of matrices, up to which plain array functions are the faster ones
 
@@ -28,7 +32,7 @@ def log_marginal(xp: Any, log_initial: Any, log_transition: Any, log_emission: A
     """
     initial, transition, emission = _aligned(xp, log_initial, log_transition, log_emission)
     if math.prod(emission.shape) * emission.shape[-1] ** 2 <= _SMALL:
-        return _halved(xp, initial, transition, emission)
+        return xp.jit(_halved, (xp,))(initial, transition, emission)
     flat = _flat(xp, initial, transition, emission)
     return xp.reshape(xp.routine(_with_gradients, (xp,), True)(*flat), tuple(emission.shape[:-2]))
 
@@ -132,13 +136,13 @@ def _constant(flow: Any, xp: Any, initial: Any, links: Any, emission: Any, count
     rows = xp.where(lacking > LOG_ZERO, xp.exp(transition - lacking), 1.0 / k)
     emission = emission + counted[0] * lacking[..., 0][:, None]
     scale = xp.maximum(xp.logsumexp(initial, axis=-1, keepdims=True), LOG_ZERO)
-    length = markov_blocks.block_length(len(emission), num_steps)
-    x = {"q": markov_blocks.cut(xp, emission[:, None], length)}
+    length = block_length(len(emission), num_steps)
+    x = {"q": cut(xp, emission[:, None], length)}
     if num_steps % length:
-        x["live"] = markov_blocks.cut(xp, xp.ones_like(counted), length) > 0
-    chains = markov_blocks.Chains(x, markov_blocks.cut(xp, counted, length), xp.ones((1, 1, 1)))
+        x["live"] = cut(xp, xp.ones_like(counted), length) > 0
+    chains = Chains(x, cut(xp, counted, length), xp.ones((1, 1, 1)))
     sums = markov_blocks.posterior(flow, xp, _Given(), True, xp.exp(initial - scale), rows, (), chains)
-    gamma = markov_blocks.join(xp, sums.gamma, 1, num_steps)[:, 0]
+    gamma = join(xp, sums.gamma, 1, num_steps)[:, 0]
     return sums.log_marginal[:, 0] + scale[:, 0], gamma, sums.pairs[:, None]
 
 

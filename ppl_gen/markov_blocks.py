@@ -8,66 +8,23 @@ it was not good enough, and where a chain does not forget computed from the bloc
 Linear space underflows where a path falls behind by e^700 and wins in the end. That no such path was lost is verified
 too (:class:`_Limits`); else everything is done again in log space.
 
-Layout: (steps of a block, groups of chains that share their parameters, states, columns). Symbols: p predicted and a
+Layout as in :mod:`ppl_gen.markov_layout`. Symbols: p predicted and a
 filtered probabilities of the state; e emission, divided by the evidence of the step; v and u = e v as in the backward
 recursion in the same scale, so that a v is the posterior (Rabiner 1989, section III and V.A).
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from ppl_gen import markov_logs
+from ppl_gen.markov_layout import Chains, Emission, Sums, tree_map
 from ppl_gen.markov_logs import add
 
 _GUESSES = 3  # passes before transfer matrices, which cost as much as K of them
-_STEPS = 1000  # of a block, in long chains
+_BUSY = 2**15  # numbers in a step, from which groups are better done one after the other
 _WARM_UP = 128  # steps of a block that the border of its neighbour is guessed from
-
-
-class Chains(NamedTuple):
-    """Observations of chains, cut into blocks by :func:`cut`.
-
-    Attributes:
-        x: what the emissions are computed from, name -> array. Where chains end early, with "live", one row that is
-            False after the end; where steps do not all count once, with "counts", one row.
-        pairs: one row, how often the transition out of a step counts: 0 at the end of a chain.
-        first: (groups or 1, 1, chains), how often the first state counts.
-    """
-
-    x: dict[str, Any]
-    pairs: Any
-    first: Any
-
-
-class Emission(Protocol):
-    """What the chains are observed by: a value with a hash. ``x`` is that of one step."""
-
-    def log_density(self, xp: Any, params: Any, x: dict[str, Any]) -> Any:
-        """log p(x | state) (groups, K, columns)."""
-
-    def statistics(self, xp: Any, params: Any, x: dict[str, Any], gamma: Any) -> Any:
-        """Sums over columns of what ``gamma`` (groups, K, columns) weights, a tree; 0 where gamma is."""
-
-
-class Sums(NamedTuple):
-    """Sums over the posterior of the chains of each group.
-
-    Attributes:
-        log_marginal: (groups, chains), not summed.
-        first: of the first state (groups, K).
-        pairs: of transitions (groups, K, K).
-        statistics: of the emissions.
-        gamma: the posterior itself (length, groups, K, columns), or ().
-    """
-
-    log_marginal: Any
-    first: Any
-    pairs: Any
-    statistics: Any
-    gamma: Any
 
 
 class _Limits(NamedTuple):
@@ -87,33 +44,40 @@ def _limits(xp: Any, dtype: Any) -> _Limits:
     return _Limits(1e-300, 1e250, 1e-13) if dtype == xp.float64 else _Limits(1e-36, 1e24, 1e-5)
 
 
-# Layout -----------------------------------------------------------------------------------------------------------
-
-
-def block_length(num_chains: int, num_steps: int) -> int:
-    """Steps of a block: enough columns to be busy, and few borders."""
-    wanted = min(max(math.isqrt(num_chains * num_steps), 32), _STEPS)
-    return -(-num_steps // max(1, round(num_steps / wanted)))
-
-
-def cut(xp: Any, x: Any, length: int) -> Any:
-    """(groups, chains, T, features) to (length, groups, features, columns), a chain's columns together, 0 after T."""
-    groups, chains, num_steps, width = x.shape
-    blocks = -(-num_steps // length)
-    if blocks * length > num_steps:
-        rest = xp.zeros((groups, chains, blocks * length - num_steps, width), dtype=x.dtype)
-        x = xp.concatenate([x, rest], axis=2)
-    return xp.transpose(xp.reshape(x, (groups, chains * blocks, length, width)), (2, 0, 3, 1))
-
-
-def join(xp: Any, x: Any, chains: int, num_steps: int) -> Any:
-    """The inverse of :func:`cut`."""
-    length, groups, width, columns = x.shape
-    x = xp.reshape(xp.transpose(x, (1, 3, 0, 2)), (groups, chains, columns // chains * length, width))
-    return x[:, :, :num_steps]
-
-
 # Inference --------------------------------------------------------------------------------------------------------
+
+
+def sums(
+    flow: Any, xp: Any, emission: Emission, initial: Any, transition: Any, params: Any, chains: Chains
+) -> Sums:  # fmt: skip
+    """The sums of one group of chains, without an axis of groups; a routine, which gives each parameter set its own.
+
+    Args:
+        initial, transition: probabilities (K,) and (K, K), each row of sum 1.
+        params: of ``emission``, a dict.
+    """
+    extra = initial.ndim - 1
+    lead = xp.broadcast_shapes(*(tuple(x.shape[:extra]) for x in (initial, transition, *params.values())))
+
+    def grouped(x: Any) -> Any:
+        x = xp.broadcast_to(x, (*lead, *x.shape[extra:]))
+        return xp.reshape(x, (-1, *x.shape[extra:]))
+
+    own = initial, transition, params
+    initial, transition, params = tree_map(grouped, own)
+    chains = tree_map(lambda x: xp.reshape(x, tuple(x.shape[extra:])), chains)
+    busy = len(initial) > 1 and len(initial) * initial.shape[1] * chains.pairs.shape[-1] > _BUSY
+
+    def one(_: Any, group: Any) -> Any:
+        initial, transition, params = tree_map(lambda x: x[None], group)
+        found = posterior(flow, xp, emission, False, initial, transition, params, chains)
+        return (), tree_map(lambda x: x[0], found)
+
+    if busy:
+        found = flow.scan(one, (), (initial, transition, params))[1]
+    else:
+        found = posterior(flow, xp, emission, False, initial, transition, params, chains)
+    return tree_map(lambda x: xp.reshape(x, (*lead, *x.shape[1:])), found)
 
 
 def posterior(
@@ -357,7 +321,8 @@ class _Run:
             xp.log(self.initial)[..., None], xp.log(self.transition)[..., None], x, in_time(chains.pairs),
         )  # fmt: skip
         first = xp.sum(gamma[0] * chains.first, axis=-1)
-        if self.keep:
-            gamma = xp.reshape(gamma, (self.blocks, length, *gamma.shape[1:]))
-            gamma = xp.reshape(xp.moveaxis(gamma, 0, -1), (length, *self.initial.shape, columns))
+        if not self.keep:
+            return Sums(log_marginal, first, pairs, statistics, ())
+        gamma = xp.reshape(gamma, (self.blocks, length, *gamma.shape[1:]))
+        gamma = xp.reshape(xp.moveaxis(gamma, 0, -1), (length, *self.initial.shape, columns))
         return Sums(log_marginal, first, pairs, statistics, gamma)

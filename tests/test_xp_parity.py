@@ -203,6 +203,7 @@ CASES |= {
             lambda c, y: ((c[0] + y[0], c[1]), c[1] * y[1]), (x(0.5), x(2.0)), (x(Y)[0], x(T)[0])
         ),
     ],
+    "jit": [lambda xp, x: xp.jit(_with_gradients, (None, xp))(x(Y), x(T))],
     "routine": [
         lambda xp, x: xp.routine(_routine, (xp, 0.5))(x(Y), {"t": x(T)}),
         lambda xp, x: xp.routine(_with_gradients, (xp,), True)(x(Y), x(T)),

@@ -140,7 +140,7 @@ ARRAY_FUNCTIONS: tuple[str, ...] = _words(
     matmul dot outer tensordot einsum
     sigmoid softplus relu log_sigmoid softmax log_softmax one_hot
     expit logit logsumexp gammaln digamma betaln erf erfc erfinv xlogy ndtr ndtri log_ndtr i0e i1e
-    scan routine linalg
+    scan jit routine linalg
     """
 )
 LINALG_FUNCTIONS: tuple[str, ...] = _words(

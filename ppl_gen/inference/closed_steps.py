@@ -46,6 +46,9 @@ class ClosedSteps:
         self._around = {n: v[0] for n, v in params.items()}
         if self.summarised:
             self._data = self._total("summary", self.model.em_summary, self._around)
+        if hasattr(self.model, "em_layout"):
+            arrange = target.compiled(("em", "layout"), lambda: target.backend.compile(self.model.em_layout))
+            self._data = arrange(target.arrays, self.weights)
         return params
 
     def advance(self, params: Any, count: int) -> tuple[Any, Any]:

@@ -13,7 +13,7 @@ import jax.scipy.linalg as jsl
 import jax.scipy.special as jss
 
 from ppl_gen.backends import names
-from ppl_gen.backends.numpyro.routines import routine  # noqa: F401 (part of the name space)
+from ppl_gen.backends.numpyro.routines import jit, routine  # noqa: F401 (part of the name space)
 from ppl_gen.backends.numpyro.scanning import scan  # noqa: F401 (part of the name space)
 
 pi, inf, nan = math.pi, math.inf, math.nan

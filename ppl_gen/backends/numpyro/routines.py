@@ -1,4 +1,4 @@
-"""``xp.routine``: a function with loops and branches on values that is one step of a program.
+"""``xp.jit``, and ``xp.routine``: a function with loops and branches on values that is one step of a program.
 
 Mirror: `pyro/routines.py`.
 """
@@ -13,6 +13,12 @@ from typing import Any
 import jax
 
 flow = SimpleNamespace(scan=jax.lax.scan, cond=jax.lax.cond, while_loop=jax.lax.while_loop)
+
+
+@functools.cache
+def jit(f: Callable[..., Any], static: tuple = ()) -> Callable[..., Any]:
+    """``f(*static, *trees)`` as a function of trees of arrays, compiled as one where nothing around it is."""
+    return jax.jit(functools.partial(f, *static))
 
 
 @functools.cache

@@ -18,7 +18,7 @@ from ppl_gen.backends import names
 from ppl_gen.backends.pyro import linalg as _linalg
 from ppl_gen.backends.pyro.conversion import array as _array
 from ppl_gen.backends.pyro.conversion import asarray, floating, together
-from ppl_gen.backends.pyro.routines import routine  # noqa: F401 (part of the name space)
+from ppl_gen.backends.pyro.routines import jit, routine  # noqa: F401 (part of the name space)
 
 array, linalg = _array, _linalg
 pi, inf, nan = math.pi, math.inf, math.nan

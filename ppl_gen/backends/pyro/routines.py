@@ -1,4 +1,4 @@
-"""``xp.routine``: a function with loops and branches on values that is one node of a graph.
+"""``xp.jit``, and ``xp.routine``: a function with loops and branches on values that is one node of a graph.
 
 Mirror: `numpyro/routines.py`.
 """
@@ -44,6 +44,11 @@ def _while_loop(test: Callable[[Any], Any], body: Callable[[Any], Any], init: An
 
 
 flow = SimpleNamespace(scan=_scan, cond=_cond, while_loop=_while_loop)
+
+
+def jit(f: Callable[..., Any], static: tuple = ()) -> Callable[..., Any]:
+    """``f(*static, *trees)`` as a function of trees of tensors; PyTorch runs it step by step as fast."""
+    return functools.partial(f, *static)
 
 
 @functools.cache

@@ -1,0 +1,360 @@
+"""What a hidden Markov model is observed by: Gaussians, mixtures of them, categories.
+
+Each is a :class:`ppl_gen.markov_layout.Emission`: features before columns, so that the columns of a block of time, or a
+series, run along contiguous rows. ``prepare`` makes of the sites what densities are computed from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ppl_gen.markov_logs import LOG_ZERO
+from ppl_gen.missing import Missing
+from ppl_gen.models import _kmeans
+from ppl_gen.models._missing_gaussian import complete
+from ppl_gen.models._rows import filled, some_rows
+from ppl_gen.models.gaussian_mixture import GaussianMixture
+from ppl_gen.primitives import dist, sample, xp
+from ppl_gen.program import DataError
+
+MOST_ROWS = 20_000  # that a start looks at
+_TINY = 1e-37  # of float32 too
+_LOG_2_PI = float(np.log(2 * np.pi))
+
+
+@dataclass(frozen=True)
+class Gaussians:
+    """x | z = k ~ N(mu_k, Sigma_k), with the sites and moments of :class:`GaussianMixture`."""
+
+    mixture: GaussianMixture
+
+    noise_width: ClassVar[int] = 0  # numbers that a draw takes beside one for each feature
+
+    def declare(self, d: int, centre: Any, spread: Any, lead: tuple[int, ...] = ()) -> dict[str, Any]:
+        """Sample the sites, with axes ``lead`` of the components where there are more than one."""
+        mixture, half = self.mixture, dist.HalfNormal
+        lead = lead or (mixture.num_components,)
+        of_scales = () if mixture.covariance_type == "tied" else lead
+        locs = sample("locs", dist.Normal(centre, 2.5 * spread).expand([*lead, d]).to_event(len(lead) + 1))
+        if mixture.covariance_type == "spherical":
+            scales = sample("scales", half(2.0 * xp.mean(spread)).expand([*lead]).to_event(len(lead)))
+        else:
+            scales = sample("scales", half(2.0 * spread).expand([*of_scales, d]).to_event(len(of_scales) + 1))
+        if not mixture._dense(d):
+            return {"locs": locs, "scales": scales}
+        factor = dist.LKJCholesky(d, 2.0).expand([*of_scales])
+        return {"locs": locs, "scales": scales, "correlation": sample("correlation", factor.to_event(len(of_scales)))}
+
+    def starts(self, x: np.ndarray, num_starts: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Of k-means++ partitions of rows x (N, D)."""
+        found = self.mixture.starts({"x": x}, num_starts, rng)
+        return {name: value for name, value in found.items() if name != "weights"}
+
+    def prepare(self, params: Mapping[str, Any], frame: Any, incomplete: bool) -> dict[str, Any]:
+        """Coefficients of log densities in y = A^-1 (x - c), where c and A are the ``frame``."""
+        mixture, (centre, root), locs = self.mixture, frame, params["locs"]
+        d = centre.shape[0]
+        if not mixture._dense(d):
+            own, m = mixture._scales(params, d) / root, (locs - centre) / root
+            precision = 1.0 / (own * own)
+            level = -0.5 * (m * m * precision + 2.0 * xp.log(own * root) + _LOG_2_PI)
+            return {
+                "centre": centre[:, None],
+                "inverse": (1.0 / root)[:, None],
+                "linear": xp.concatenate([m * precision, -0.5 * precision], axis=-1),
+                "level": level if incomplete else xp.sum(level, axis=-1, keepdims=True),
+            }
+        tril = mixture._scale_tril(params)
+        if incomplete:
+            return {"centre": centre[:, None], "locs": locs, "sigma": tril @ xp.swapaxes(tril, -1, -2)}
+        inverse = xp.linalg.solve_triangular(tril, root + xp.zeros_like(tril), lower=True)
+        m = xp.linalg.solve_triangular(tril, (locs - centre)[..., None], lower=True)
+        transposed = xp.swapaxes(inverse, -1, -2)
+        half = xp.sum(xp.log(xp.diagonal(tril, 0, -2, -1)), axis=-1) + 0.5 * d * _LOG_2_PI
+        return {
+            "centre": centre[:, None],
+            "inverse": xp.linalg.solve_triangular(root, xp.eye(d), lower=True),
+            "linear": xp.concatenate([(transposed @ m)[..., 0], _upper(transposed @ inverse)], axis=-1),
+            "level": -(0.5 * xp.sum(m * m, axis=-2) + half[:, None]),
+        }
+
+    def log_density(self, _: Any, prepared: Mapping[str, Any], x: Mapping[str, Any]) -> Any:
+        """(..., K, columns) of x (..., D, columns)."""
+        if "sigma" in prepared:
+            return self._completed(prepared, x)[0]
+        level, found = prepared["level"], prepared["linear"] @ _features(prepared, x)
+        return found + (level @ x["observed"] if "observed" in x else level)
+
+    def statistics(self, _: Any, prepared: Mapping[str, Any], x: Mapping[str, Any], gamma: Any) -> dict[str, Any]:
+        """Sums over columns of gamma (..., K, columns) times the moments of y."""
+        size = xp.sum(gamma, axis=-1)
+        if "sigma" in prepared:
+            _, means, lost = self._completed(prepared, x)
+            off = means - xp.swapaxes(prepared["centre"], -1, -2)[:, None]
+            first = (gamma[..., None, :] @ off)[..., 0, :]
+            root = xp.sqrt(gamma)[..., None, None] * lost
+            second = xp.swapaxes(gamma[..., None] * off, -1, -2) @ off - xp.einsum("gknij,gknil->gkjl", root, root)
+            return {"size": size, "first": first, "second": second}
+        found = {"size": size, "features": gamma @ xp.swapaxes(_features(prepared, x), -1, -2)}
+        if "observed" in x:
+            found["unseen"] = gamma @ xp.swapaxes(1.0 - x["observed"], -1, -2)
+        return found
+
+    def _completed(self, prepared: Mapping[str, Any], x: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+        """Log densities (groups, K, columns) and, given what was observed, means and what covariances lose."""
+        values, observed = (xp.swapaxes(x[name], -1, -2)[0] for name in ("x", "observed"))
+        return complete(Missing(values, observed), prepared["locs"][..., None, :], prepared["sigma"][..., None, :, :])
+
+    def moments(self, statistics: Mapping[str, Any], params: Mapping[str, Any], frame: Any) -> dict[str, Any]:
+        """Statistics as :meth:`GaussianMixture.em_update` takes them."""
+        (centre, root), size, d = frame, statistics["size"], frame[0].shape[0]
+        if "features" not in statistics:
+            tril = self.mixture._scale_tril(params)
+            second = statistics["second"] + size[:, None, None] * (tril @ xp.swapaxes(tril, -1, -2))
+            inverse = xp.linalg.solve_triangular(root, xp.eye(d), lower=True)
+            return {"size": size, "first": statistics["first"] @ inverse.T, "second": inverse @ second @ inverse.T}
+        first, second = statistics["features"][:, :d], statistics["features"][:, d:]
+        if self.mixture._dense(d):
+            return {"size": size, "first": first, "second": xp.take(second, _square(d), axis=1)}
+        if "unseen" in statistics:
+            own, m = self.mixture._scales(params, d) / root, (params["locs"] - centre) / root
+            first = first + statistics["unseen"] * m
+            second = second + statistics["unseen"] * (m * m + own * own)
+        return {"size": size, "first": first, "second": second}
+
+    def frame(self, around: Mapping[str, Any]) -> Any:
+        """Mean and root of the covariance of all components ``around``."""
+        return self.mixture._frame(self._weighted(around))
+
+    def scaled(self, centre: Any, spread: Any) -> Any:
+        """The frame of a mean and standard deviations."""
+        d = centre.shape[0]
+        return centre, xp.eye(d) * spread if self.mixture._dense(d) else spread
+
+    def update(self, moments: Mapping[str, Any], around: Mapping[str, Any]) -> dict[str, Any]:
+        """M-step."""
+        new = self.mixture.em_update(moments, self._weighted(around))
+        return {name: value for name, value in new.items() if name != "weights"}
+
+    def _weighted(self, around: Mapping[str, Any]) -> dict[str, Any]:
+        k = self.mixture.num_components
+        return {**around, "weights": xp.full((k,), 1.0 / k)}
+
+    def generate(self, params: Mapping[str, Any], z: Any, noise: Any) -> Any:
+        """x (..., T, D) of states z (..., T) and standard normals (..., T, D)."""
+        d = params["locs"].shape[-1]
+        if self.mixture._dense(d):
+            return params["locs"][z] + (self.mixture._scale_tril(params)[z] @ noise[..., None])[..., 0]
+        return params["locs"][z] + self.mixture._scales(params, d)[z] * noise
+
+    def permuted(self, draws: Mapping[str, np.ndarray], lead: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """The draws, and what their states are ordered by (..., K); ``lead`` leading axes are of draws."""
+        return dict(draws), draws["locs"][..., 0]
+
+    def of_states(self) -> tuple[str, ...]:
+        """Sites with an axis of states."""
+        return ("locs",) if self.mixture.covariance_type == "tied" else ("locs", "scales", "correlation")
+
+
+@dataclass(frozen=True)
+class Mixtures:
+    """x | z = k ~ sum_m w_km N(mu_km, Sigma_km); sites ``weights`` (K, M) and those of Gaussians with axes (K, M)."""
+
+    gaussians: Gaussians
+    num_states: int
+
+    noise_width: ClassVar[int] = 1
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(K, M)."""
+        return self.num_states, self.gaussians.mixture.num_components // self.num_states
+
+    def declare(self, d: int, centre: Any, spread: Any) -> dict[str, Any]:
+        k, m = self.shape
+        weights = sample("weights", dist.Dirichlet(xp.ones((m,))).expand([k]).to_event(1))
+        return {"weights": weights, **self.gaussians.declare(d, centre, spread, self.shape)}
+
+    def starts(self, x: np.ndarray, num_starts: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Of k-means++ partitions of rows x (N, D), and of each part again."""
+        some = filled(some_rows(x, MOST_ROWS, rng))
+        if len(some) < self.num_states * self.shape[1]:
+            raise DataError(f"{self.shape[0]} states of {self.shape[1]} Gaussians need as many rows, got {len(some)}")
+        runs = [self._of_rows(some, rng) for _ in range(num_starts)]
+        return {name: np.stack([run[name] for run in runs]) for name in runs[0]}
+
+    def _of_rows(self, x: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        k, m = self.shape
+        labels = _kmeans.labels(x, k, rng)
+        if np.bincount(labels, minlength=k).min() >= m:
+            inner = np.empty_like(labels)
+            for state in range(k):
+                inner[labels == state] = _kmeans.labels(x[labels == state], m, rng)
+            labels = labels * m + inner
+        else:
+            labels = _kmeans.labels(x, k * m, rng)
+        found = self._unflat(self.gaussians.mixture._of_labels(x, labels))
+        return {**found, "weights": found["weights"] / found["weights"].sum(-1, keepdims=True)}
+
+    def prepare(self, params: Mapping[str, Any], frame: Any, incomplete: bool) -> dict[str, Any]:
+        log_weights = xp.log(xp.maximum(xp.reshape(params["weights"], (-1, 1)), _TINY))
+        return {**self.gaussians.prepare(self._flat(params), frame, incomplete), "log_weights": log_weights}
+
+    def log_density(self, _: Any, prepared: Mapping[str, Any], x: Mapping[str, Any]) -> Any:
+        return xp.logsumexp(self._joint(prepared, x), axis=-2)
+
+    def statistics(self, _: Any, prepared: Mapping[str, Any], x: Mapping[str, Any], gamma: Any) -> dict[str, Any]:
+        joint = self._joint(prepared, x)
+        r = xp.exp(joint - xp.logsumexp(joint, axis=-2, keepdims=True)) * gamma[..., None, :]
+        return self.gaussians.statistics(_, prepared, x, xp.reshape(r, (*r.shape[:-3], -1, r.shape[-1])))
+
+    def _joint(self, prepared: Mapping[str, Any], x: Mapping[str, Any]) -> Any:
+        """log w_km N(x | mu_km, Sigma_km), (..., K, M, columns)."""
+        found = self.gaussians.log_density(None, prepared, x) + prepared["log_weights"]
+        return xp.reshape(found, (*found.shape[:-2], *self.shape, found.shape[-1]))
+
+    def moments(self, statistics: Mapping[str, Any], params: Mapping[str, Any], frame: Any) -> dict[str, Any]:
+        return self.gaussians.moments(statistics, self._flat(params), frame)
+
+    def frame(self, around: Mapping[str, Any]) -> Any:
+        return self.gaussians.frame(self._flat(around))
+
+    def scaled(self, centre: Any, spread: Any) -> Any:
+        return self.gaussians.scaled(centre, spread)
+
+    def update(self, moments: Mapping[str, Any], around: Mapping[str, Any]) -> dict[str, Any]:
+        size = xp.reshape(moments["size"], self.shape)
+        new = self.gaussians.update(moments, self._flat(around))
+        return {**self._unflat(new), "weights": normalised(size, around["weights"])}
+
+    def _flat(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Sites of Gaussians with one axis of components."""
+        own = self.gaussians.of_states()
+        return {n: x.reshape((-1, *x.shape[2:])) if n in own else x for n, x in params.items() if n != "weights"}
+
+    def _unflat(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        own = (*self.gaussians.of_states(), "weights")
+        return {n: x.reshape((*self.shape, *x.shape[1:])) if n in own else x for n, x in params.items()}
+
+    def generate(self, params: Mapping[str, Any], z: Any, noise: Any) -> Any:
+        """x (..., T, D) of states z (..., T) and standard normals (..., T, 1 + D)."""
+        cumulative = xp.cumsum(params["weights"], axis=-1)[z]
+        above = xp.astype(xp.ndtr(noise[..., :1]) * cumulative[..., -1:] >= cumulative[..., :-1], xp.int64)
+        return self.gaussians.generate(self._flat(params), z * self.shape[1] + xp.sum(above, axis=-1), noise[..., 1:])
+
+    def permuted(self, draws: Mapping[str, np.ndarray], lead: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Components of each state in the order of their first coordinate; states in that of their means."""
+        order = np.argsort(draws["locs"][..., 0], axis=lead + 1)
+        own = (*self.gaussians.of_states(), "weights")
+        found = {n: taken(x, order, lead + 1) if n in own else x for n, x in draws.items()}
+        return found, (found["weights"] * found["locs"][..., 0]).sum(-1)
+
+    def of_states(self) -> tuple[str, ...]:
+        return (*self.gaussians.of_states(), "weights")
+
+
+@dataclass(frozen=True)
+class Categories:
+    """x | z = k ~ Categorical(p_k); site ``probs`` (K, C)."""
+
+    num_states: int
+    num_categories: int
+
+    noise_width: ClassVar[int] = 0
+
+    def declare(self, d: int, centre: Any, spread: Any) -> dict[str, Any]:
+        some = dist.Dirichlet(xp.ones((self.num_categories,)))
+        return {"probs": sample("probs", some.expand([self.num_states]).to_event(1))}
+
+    def starts(self, x: np.ndarray, num_starts: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Half the frequencies of codes x (N, 1), half drawn from the simplex."""
+        codes = x[~np.isnan(x)]
+        if len(codes) and not (np.isin(codes, range(self.num_categories)).all()):
+            raise DataError(
+                f"x holds codes from {codes.min():g} to {codes.max():g}: expected whole numbers from 0 to "
+                f"{self.num_categories - 1}, as num_categories is {self.num_categories}"
+            )
+        share = np.bincount(codes.astype(int), minlength=self.num_categories) + 1.0
+        drawn = rng.dirichlet(np.ones(self.num_categories), (num_starts, self.num_states))
+        return {"probs": 0.5 * share / share.sum() + 0.5 * drawn}
+
+    def prepare(self, params: Mapping[str, Any], frame: Any, incomplete: bool) -> dict[str, Any]:
+        return {"logits": xp.maximum(xp.log(params["probs"]), LOG_ZERO)}
+
+    def log_density(self, _: Any, prepared: Mapping[str, Any], x: Mapping[str, Any]) -> Any:
+        return prepared["logits"] @ self._hot(x)
+
+    def statistics(self, _: Any, prepared: Mapping[str, Any], x: Mapping[str, Any], gamma: Any) -> dict[str, Any]:
+        return {"counts": gamma @ xp.swapaxes(self._hot(x), -1, -2)}
+
+    def _hot(self, x: Mapping[str, Any]) -> Any:
+        """Indicators (..., C, columns); 0 where nothing was observed."""
+        hot = xp.where(x["x"] == xp.arange(self.num_categories)[:, None], 1.0, 0.0)
+        return hot * x["observed"] if "observed" in x else hot
+
+    def moments(self, statistics: Mapping[str, Any], params: Mapping[str, Any], frame: Any) -> dict[str, Any]:
+        return dict(statistics)
+
+    def frame(self, around: Mapping[str, Any]) -> Any:
+        return ()
+
+    def scaled(self, centre: Any, spread: Any) -> Any:
+        return ()
+
+    def update(self, moments: Mapping[str, Any], around: Mapping[str, Any]) -> dict[str, Any]:
+        return {"probs": normalised(moments["counts"], around["probs"])}
+
+    def generate(self, params: Mapping[str, Any], z: Any, noise: Any) -> Any:
+        """Codes x (..., T, 1) of states z (..., T) and standard normals (..., T, 1)."""
+        cumulative = xp.cumsum(params["probs"], axis=-1)[z]
+        above = xp.astype(xp.ndtr(noise) * cumulative[..., -1:] >= cumulative[..., :-1], xp.int64)
+        return xp.sum(above, axis=-1, keepdims=True)
+
+    def permuted(self, draws: Mapping[str, np.ndarray], lead: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """States in the order of their mean codes."""
+        return dict(draws), draws["probs"] @ np.arange(self.num_categories)
+
+    def of_states(self) -> tuple[str, ...]:
+        return ("probs",)
+
+
+def normalised(counts: Any, otherwise: Any) -> Any:
+    """Rows of counts as probabilities, those of rows without any as ``otherwise``."""
+    total = xp.sum(counts, axis=-1, keepdims=True)
+    return xp.where(total > 0, counts / xp.where(total > 0, total, 1.0), otherwise)
+
+
+def taken(x: np.ndarray, order: np.ndarray, axis: int) -> np.ndarray:
+    """Entries of x along ``axis`` in the order of each of the axes before it."""
+    return np.take_along_axis(x, order.reshape(order.shape + (1,) * (x.ndim - order.ndim)), axis=axis)
+
+
+def _features(prepared: Mapping[str, Any], x: Mapping[str, Any]) -> Any:
+    """Of y (..., D, columns): y and its squares or, where coordinates are not independent, products of all pairs."""
+    inverse, y = prepared["inverse"], x["x"] - prepared["centre"]
+    if inverse.shape[-1] == 1:
+        y = inverse * y
+        y = y * x["observed"] if "observed" in x else y
+        return xp.concatenate([y, y * y], axis=-2)
+    y = inverse @ y
+    return xp.concatenate([y, *(y[..., i : i + 1, :] * y[..., i:, :] for i in range(y.shape[-2]))], axis=-2)
+
+
+def _upper(precision: Any) -> Any:
+    """Coefficients of the products of pairs in -y^T P y / 2, (..., D (D + 1) / 2) of P (..., D, D)."""
+    d = precision.shape[-1]
+    first, second = np.triu_indices(d)
+    flat = xp.reshape(precision, (*precision.shape[:-2], d * d))
+    return xp.take(flat, first * d + second, axis=-1) * xp.array(np.where(first == second, -0.5, -1.0))
+
+
+def _square(d: int) -> np.ndarray:
+    """Where each entry of a symmetric matrix stands among the pairs (D, D)."""
+    first, second = np.triu_indices(d)
+    order = np.zeros((d, d), dtype=int)
+    order[first, second] = order[second, first] = np.arange(len(first))
+    return order
