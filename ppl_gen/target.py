@@ -69,13 +69,13 @@ class Target:
 
     def _prototype(self) -> dict[str, Site]:
         try:
-            sites = self._drawn(0)
+            sites = self.draw(0)
         except Exception as error:
             raise explain_failure(error, self.bound) from error
-        check_prototype(sites, self.bound, lambda: self._drawn(1))
+        check_prototype(sites, self.bound, lambda: self.draw(1))
         return sites
 
-    def _drawn(self, seed: int) -> dict[str, Site]:
+    def draw(self, seed: int) -> dict[str, Site]:
         """The sites of a run with latents from the prior."""
         return self.trace(self.arrays, key=self.backend.key(seed), check=True)
 

@@ -135,6 +135,16 @@ def test_posterior_objective_is_that_of_map():
     assert _total(likelihood, BLOBS) > _total(by_em, BLOBS) + 1e-4  # the priors do pull
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_random_starts_end_at_the_same_maximum(backend):
+    """From the prior as from k-means++; the blobs have one maximum that counts."""
+    model = GaussianMixture(2, "diag")
+    one = _infer(model, BLOBS, "em", backend)
+    other = _infer(model, BLOBS, "em", backend, starts="prior", num_restarts=10)
+    assert other.history["log_likelihood"][0] != one.history["log_likelihood"][0]
+    assert other.history["log_likelihood"][-1] == pytest.approx(one.history["log_likelihood"][-1], rel=1e-6)
+
+
 TABLE = np.array([[0.9, 0.1], [0.35, 0.65]])  # p(b | a)
 
 

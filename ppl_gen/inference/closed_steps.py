@@ -10,7 +10,7 @@ import numpy as np
 
 from ppl_gen.inference.engine import Outcome
 from ppl_gen.inference.maximum import of_point
-from ppl_gen.inference.starts import model_starts
+from ppl_gen.inference.starts import model_starts, prior_starts
 from ppl_gen.rows import Rows
 from ppl_gen.target import Target
 
@@ -29,8 +29,11 @@ class ClosedSteps:
 
     attrs: ClassVar[dict[str, str]] = {"e_step": "the model's", "m_step": "closed form"}
 
-    def __init__(self, target: Target, weights: np.ndarray | None, block_rows: int, shared: bool):
-        """``weights`` on the host; ``shared``: this process holds a part of the rows."""
+    def __init__(
+        self, target: Target, weights: np.ndarray | None, block_rows: int, shared: bool, from_prior: bool = False
+    ):
+        """``weights`` on the host; ``shared``: this process holds a part of the rows; ``from_prior``: random starts."""
+        self.from_prior = from_prior
         self.target, self.model, self.shared = target, target.program.model, shared
         self.summarised = hasattr(self.model, "em_summary") and not target.bound.missing
         self.rows = Rows(target.bound, weights, block_rows) if target.bound.by_rows else None
@@ -41,7 +44,10 @@ class ClosedSteps:
     def start(self, num_restarts: int, seed: int, init: Mapping[str, Any] | None) -> Any:
         """The model's own starts, with what the user gave in their place; those of the first process."""
         target = self.target
-        params = model_starts(target, num_restarts, np.random.default_rng(seed), init)
+        if self.from_prior:
+            params = prior_starts(target, num_restarts, seed, init)
+        else:
+            params = model_starts(target, num_restarts, np.random.default_rng(seed), init)
         params = target.backend.from_first_process(params) if self.shared else params
         self._around = {n: v[0] for n, v in params.items()}
         if self.summarised:

@@ -43,6 +43,8 @@ class EM(Climbing):
             are read as they are needed.
         processes: the data are this process's part of the rows, and the others of ``jax.distributed`` or of
             ``torchrun`` hold the rest; all of them get the same params.
+        starts: of a model's own steps: "model" for those that it brings, such as k-means++ partitions; "prior" for
+            random draws from the program's prior.
     """
 
     name: ClassVar[str] = "em"
@@ -54,11 +56,13 @@ class EM(Climbing):
     integrate: Sequence[str] | None = None
     block_rows: int = 65536
     processes: bool = False
+    starts: str = "model"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         positive(self, "m_steps", "block_rows")
         one_of(self, "objective", OBJECTIVES)
+        one_of(self, "starts", ("model", "prior"))
 
     def check(self, target: Target) -> None:
         target.require_enumeration(self.name)
@@ -94,7 +98,8 @@ class EM(Climbing):
     def _steps(self, target: Target) -> Any:
         weights = check_weights(self.weights)
         if self._closed(target):
-            return ClosedSteps(target, weights, self.block_rows, self._shared(target))
+            from_prior = self.starts == "prior"
+            return ClosedSteps(target, weights, self.block_rows, self._shared(target), from_prior)
         weights = None if weights is None else target.backend.asarray(weights)
         return ProgramSteps(Expectation(target, self.integrate, weights), self.objective, self.m_steps)
 

@@ -102,6 +102,14 @@ def model_starts(
     return {n: target.backend.asarray(v) for n, v in drawn.items()}
 
 
+def prior_starts(target: Target, count: int, seed: int, init: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Constrained starts drawn from the program's prior (count, ...), with what the user gave in their place."""
+    given, host, asarray = check_init(target, init, target.everything), target.backend.to_numpy, target.backend.asarray
+    runs = [target.draw(seed + i) for i in range(count)]
+    values = {n: [given.get(n, host(run[n].value)) for run in runs] for n in target.everything.names}
+    return {n: asarray(np.stack([np.asarray(v) for v in held])) for n, held in values.items()}
+
+
 def _preferred(target: Target, count: int, seed: int, given: Mapping[str, Any], layout: Layout) -> np.ndarray:
     """Where the user or else the model says to start (count, dim), NaN where neither does."""
     model = target.program.model
