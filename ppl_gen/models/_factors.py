@@ -39,35 +39,35 @@ def check_min_noise(value: Any) -> None:
 
 
 def given(x: Any, centre: Any, m: Any, w: Any, noise: Any) -> tuple[Any, Any, Any]:
-    """Log densities of the rows (K, N), and z given them: means (K, N, q), covariances (K, N, q, q) or (K, 1, q, q)."""
+    """Log densities of the rows (K, N), and z given them: means (K, q, N), covariances (K, N, q, q) or (K, 1, q, q)."""
     (k, d, q), observed = w.shape, x.observed if isinstance(x, Missing) else None
     y = values(x) - centre
     y = y if observed is None else y * observed
-    scaled = w / noise[:, :, None]
-    level = _LOG_2PI + xp.log(noise) + m * m / noise
-    shift = m[:, :, None] * scaled
+    # Rows 1 to q of each component's part are W^T noise^-1, row 0 is m^T noise^-1.
+    scaled = xp.swapaxes(xp.concatenate([m[:, :, None], w], axis=2), 1, 2) / noise[:, None, :]
+    level, shift = _LOG_2PI + xp.log(noise) + m * m / noise, scaled[:, 1:] * m[:, None, :]
     if observed is None:
-        levels, shifts = xp.sum(level, axis=1)[:, None], xp.sum(shift, axis=1)[:, :, None]
-        inner = (xp.swapaxes(scaled, 1, 2) @ w)[:, None]
+        levels, shifts = xp.sum(level, axis=1)[:, None], xp.sum(shift, axis=2)[:, :, None]
+        inner = (scaled[:, 1:] @ w)[:, None]
     else:
         levels, shifts = level @ observed.T, _products(shift, observed)
-        pairs = xp.reshape(scaled[:, :, :, None] * w[:, :, None, :], (k, d, q * q))
+        pairs = xp.reshape(scaled[:, 1:, None, :] * xp.swapaxes(w, 1, 2)[:, None], (k, q * q, d))
         inner = xp.reshape(xp.swapaxes(_products(pairs, observed), 1, 2), (k, -1, q, q))
     root = xp.linalg.cholesky(xp.eye(q) + inner)
     inverse = xp.linalg.solve_triangular(root, xp.eye(q) + xp.zeros_like(root), lower=True)
     covariance = xp.swapaxes(inverse, -1, -2) @ inverse
-    back = xp.swapaxes(_products(scaled, y) - shifts, 1, 2)
-    mean = back @ covariance[:, 0] if observed is None else (covariance @ back[..., None])[..., 0]
-    features = xp.concatenate([1.0 / noise, -2.0 * m / noise], axis=1)
-    distance = features @ xp.concatenate([y * y, y], axis=1).T - xp.sum(back * mean, axis=2)
+    both = _products(scaled, y)
+    back = both[:, 1:] - shifts
+    mean = covariance[:, 0] @ back if observed is None else xp.einsum("knij,kjn->kin", covariance, back)
+    distance = (1.0 / noise) @ (y * y).T - 2.0 * both[:, 0] - xp.sum(back * mean, axis=1)
     half_log_det = xp.sum(xp.log(xp.diagonal(root, 0, -2, -1)), axis=-1)
     return -0.5 * (levels + distance) - half_log_det, mean, covariance
 
 
 def _products(a: Any, y: Any) -> Any:
-    """a_k^T y_n for a (K, D, p) and rows y (N, D), shape (K, p, N), as one product of matrices."""
-    k, d, p = a.shape
-    return xp.reshape(xp.reshape(xp.swapaxes(a, 1, 2), (k * p, d)) @ y.T, (k, p, y.shape[0]))
+    """a_k y_n for a (K, p, D) and rows y (N, D), shape (K, p, N), as one product of matrices."""
+    k, p, d = a.shape
+    return xp.reshape(xp.reshape(a, (k * p, d)) @ y.T, (k, p, y.shape[0]))
 
 
 def expected(x: Any, centre: Any, r: Any, mean: Any, covariance: Any) -> dict[str, Any]:
@@ -77,20 +77,21 @@ def expected(x: Any, centre: Any, r: Any, mean: Any, covariance: Any) -> dict[st
         ``n`` (K, D'), ``x`` and ``xx`` (K, D), ``z`` (K, D', q), ``zz`` (K, D', q, q), ``xz`` (K, D, q); where entries
         are missing also of all rows ``rows`` (K,), ``sum_z`` (K, q) and ``sum_zz`` (K, q, q).
     """
-    (k, n, q), y = mean.shape, values(x) - centre
+    (k, q, n), y = mean.shape, values(x) - centre
     y = y * x.observed if isinstance(x, Missing) else y
-    weighted = r[:, :, None] * mean
-    sides = xp.concatenate([r[:, None, :], xp.swapaxes(weighted, 1, 2)], axis=1)
-    both = xp.reshape(xp.reshape(sides, (k * (q + 1), n)) @ y, (k, q + 1, y.shape[1]))
+    weighted = r[:, None, :] * mean
+    sides = xp.reshape(xp.concatenate([r[:, None, :], weighted], axis=1), (k * (q + 1), n))
+    both = xp.reshape(sides @ y, (k, q + 1, y.shape[1]))
     sums = {"x": both[:, 0], "xx": r @ (y * y), "xz": xp.swapaxes(both[:, 1:], 1, 2)}
-    rows, sum_z = xp.sum(r, axis=1), xp.sum(weighted, axis=1)
+    rows, sum_z = xp.sum(r, axis=1), xp.sum(weighted, axis=2)
     if not isinstance(x, Missing):
-        zz = xp.swapaxes(weighted, 1, 2) @ mean + rows[:, None, None] * covariance[:, 0]
+        zz = weighted @ xp.swapaxes(mean, 1, 2) + rows[:, None, None] * covariance[:, 0]
         return {**sums, "n": rows[:, None], "z": sum_z[:, None], "zz": zz[:, None]}
-    zz = xp.reshape(r[:, :, None, None] * covariance + weighted[..., None] * mean[:, :, None, :], (k, n, q * q))
-    of_features = xp.reshape(x.observed.T @ zz, (k, -1, q, q))
-    every = {"rows": rows, "sum_z": sum_z, "sum_zz": xp.reshape(xp.sum(zz, axis=1), (k, q, q))}
-    return {**sums, **every, "n": r @ x.observed, "z": x.observed.T @ weighted, "zz": of_features}
+    zz = r[:, :, None, None] * covariance + xp.einsum("kin,kjn->knij", weighted, mean)
+    of_features = xp.reshape(x.observed.T @ xp.reshape(zz, (k, n, q * q)), (k, -1, q, q))
+    every = {"rows": rows, "sum_z": sum_z, "sum_zz": xp.sum(zz, axis=1)}
+    of_z = x.observed.T @ xp.swapaxes(weighted, 1, 2)
+    return {**sums, **every, "n": r @ x.observed, "z": of_z, "zz": of_features}
 
 
 def summary(x: Any, centre: Any, weights: Any) -> dict[str, Any]:
@@ -156,4 +157,4 @@ def floor(s: Mapping[str, Any], least: float) -> Any:
 def posterior(x: Any, loc: Any, w: Any, noise: Any) -> dict[str, Any]:
     """``z`` (N, q) and ``z_cov`` (N, q, q): mean and covariance of z given each row, of one Gaussian."""
     _, mean, covariance = given(x, loc, xp.zeros_like(loc)[None], w[None], noise[None])
-    return {"z": mean[0], "z_cov": covariance[0] + xp.zeros((mean.shape[1], 1, 1))}
+    return {"z": mean[0].T, "z_cov": covariance[0] + xp.zeros((mean.shape[2], 1, 1))}

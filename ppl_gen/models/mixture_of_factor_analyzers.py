@@ -161,7 +161,7 @@ class MixtureOfFactorAnalyzers:
         """
         densities, mean, _ = self._given(params, params["weights"] @ params["locs"], data["x"])
         joint = log_weights(params["weights"])[:, None] + densities
-        return {"z": xp.exp(joint - xp.logsumexp(joint, axis=0)).T, "factors": xp.swapaxes(mean, 0, 1)}
+        return {"z": xp.exp(joint - xp.logsumexp(joint, axis=0)).T, "factors": xp.transpose(mean, (2, 0, 1))}
 
     def _given(self, params: Any, centre: Any, x: Any) -> tuple[Any, Any, Any]:
         noise = self._noise(params["scales"], centre.shape[0])
