@@ -169,8 +169,8 @@ def test_a_weight_is_a_repeated_document():
 def test_what_cannot_be():
     with pytest.raises(ValueError, match="topic_concentration must be a number above 0"):
         LatentDirichlet(2, topic_concentration=-1.0)
-    for words in (WORDS + 0.5, -WORDS, 0 * WORDS):
-        with pytest.raises(DataError, match="counts of words, whole numbers of at least 0, some above 0"):
+    for words in (-WORDS, 0 * WORDS):
+        with pytest.raises(DataError, match="counts of words, at least 0 and some above 0"):
             LatentDirichlet(2).vb_starts({"x": words}, 1, np.random.default_rng(0))
     with pytest.raises(ValueError, match=r"expects x of shape \(num_documents, vocabulary\), got \(12,\)"):
         pg.infer(LatentDirichlet(2), WORDS[0], "vbem", progress=False)

@@ -23,7 +23,7 @@ class LatentDirichlet:
 
     Blei, Ng & Jordan (2003), with a prior on the topics as in Hoffman, Blei & Bach (2010). The topic of every single
     word is summed out: sum_k theta_nk beta_kv is the probability of word v in document n. Data are counts of words
-    (num_documents, vocabulary).
+    (num_documents, vocabulary), or weights such as tf-idf in their place, as in scikit-learn.
 
     Sites: ``topics`` beta (K, vocabulary), ``proportions`` theta (num_documents, K). ``vbem`` has q(beta) q(theta)
     q(word topics) in closed form.
@@ -89,14 +89,13 @@ class LatentDirichlet:
         """q drawn from Gamma(100, 0.01), with a leading axis of starts.
 
         Raises:
-            DataError: x that holds anything but counts, or no word at all.
+            DataError: x with negative counts, or no word at all.
         """
         x = np.asarray(data["x"])
         n, v = self._shape(x)
-        if (x < 0).any() or (x != np.round(x)).any() or not x.any():
+        if (x < 0).any() or not x.any():
             raise DataError(
-                "x must hold counts of words, whole numbers of at least 0, some above 0; got values from "
-                f"{x.min()} to {x.max()}"
+                f"x must hold counts of words, at least 0 and some above 0; got values from {x.min()} to {x.max()}"
             )
         return {
             "topics_concentration": rng.gamma(100.0, 0.01, (num_starts, self.num_topics, v)),

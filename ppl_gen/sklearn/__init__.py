@@ -9,8 +9,22 @@ try:
 except ImportError as error:
     raise ImportError("ppl_gen.sklearn needs scikit-learn: pip install 'ppl_gen[sklearn]'") from error
 
+from ppl_gen.sklearn.bayesian_gaussian_mixture import BayesianGaussianMixture
+from ppl_gen.sklearn.factor_analysis import FactorAnalysis
 from ppl_gen.sklearn.gaussian_mixture import GaussianMixture
+from ppl_gen.sklearn.latent_class import LatentClass
+from ppl_gen.sklearn.latent_dirichlet import LatentDirichlet
+from ppl_gen.sklearn.mixture_of_factor_analyzers import MixtureOfFactorAnalyzers
 from ppl_gen.sklearn.naive_bayes import NaiveBayes
 from ppl_gen.sklearn.probabilistic_pca import ProbabilisticPCA
 
-__all__ = ["GaussianMixture", "NaiveBayes", "ProbabilisticPCA"]
+__all__ = [
+    "BayesianGaussianMixture",
+    "FactorAnalysis",
+    "GaussianMixture",
+    "LatentClass",
+    "LatentDirichlet",
+    "MixtureOfFactorAnalyzers",
+    "NaiveBayes",
+    "ProbabilisticPCA",
+]

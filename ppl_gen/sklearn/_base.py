@@ -56,8 +56,12 @@ class GenerativeEstimator(BaseEstimator):
         check_is_fitted(self)
         return np.asarray(self._checked(X, reset=False), dtype=float)
 
-    def _fitted(self, model: Any, data: Any, engine: Any = None, **options: Any) -> Run:
-        """The run, kept as ``run_``; ``options`` are for the engine, as far as it has them."""
+    def _fitted(self, model: Any, data: Any, needed: str, engine: Any = None, **options: Any) -> Run:
+        """The run, kept as ``run_``; ``options`` are for the engine, as far as it has them.
+
+        Raises:
+            ValueError: an engine whose result has no value of the parameter ``needed``.
+        """
         options |= {"num_steps": self.max_iter, "tolerance": self.tol, "num_restarts": self.n_init}
         small = data["x"].size < _SMALL
         backend = ("pyro" if small else "numpyro") if self.backend == "auto" else self.backend
@@ -71,8 +75,11 @@ class GenerativeEstimator(BaseEstimator):
         for w in caught:
             kind = ConvergenceWarning if "converged" in str(w.message) else w.category
             warnings.warn(str(w.message), kind, stacklevel=3)
-        if not run.posterior.keys() <= run.params.keys():
-            raise ValueError(f"engine={self.engine!r} gives draws, and a point estimate is needed: use 'em' or 'map'")
+        if needed not in run.params:
+            known = type(self)().engine
+            raise ValueError(
+                f"engine={self.engine!r} gives no value of {needed!r}, which predictions need: use {known!r}"
+            )
         self.run_ = run
         self.n_iter_ = max((len(h) for h in run.history.values()), default=1)
         return run

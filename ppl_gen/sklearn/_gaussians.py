@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from scipy.linalg import cholesky, solve_triangular
+from scipy.special import gammaln
 
 _LOG_2PI = float(np.log(2 * np.pi))
 
@@ -58,3 +59,19 @@ def patterns(x: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     kinds, which = np.unique(gaps, axis=0, return_inverse=True)
     for i, kind in enumerate(kinds):
         yield np.flatnonzero(which.ravel() == i), np.flatnonzero(~kind)
+
+
+def log_students(x: np.ndarray, dof: np.ndarray, means: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """log of multivariate Student's t, shape (N, K).
+
+    Args:
+        x: (N, D), complete.
+        dof, means, scales: (K,), (K, D), (K, D, D).
+    """
+    columns = []
+    for v, m, c in zip(dof, means, scales, strict=True):
+        root = cholesky(c, lower=True)
+        distance = (solve_triangular(root, (x - m).T, lower=True) ** 2).sum(0)
+        norm = gammaln(0.5 * (v + len(m))) - gammaln(0.5 * v) - 0.5 * len(m) * np.log(v * np.pi)
+        columns.append(norm - np.log(np.diag(root)).sum() - 0.5 * (v + len(m)) * np.log1p(distance / v))
+    return np.stack(columns, 1)

@@ -1,13 +1,14 @@
-"""What mixtures share as estimators: everything follows from log p(z_n = k, x_n)."""
+"""What mixtures share as estimators."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-from scipy.special import logsumexp
+from scipy.special import logsumexp, softmax
 from sklearn.base import DensityMixin
 from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
 
 from ppl_gen.sklearn._base import GenerativeEstimator
 
@@ -21,12 +22,12 @@ class MixtureEstimator(DensityMixin, GenerativeEstimator):
         """log p(z_n = k, x_n), shape (n_samples, K)."""
         raise NotImplementedError
 
+    def _responsibilities(self, X: np.ndarray) -> np.ndarray:
+        """p(z_n = k | x_n), shape (n_samples, K)."""
+        return softmax(self._log_joint(X), axis=1)
+
     def _drawn(self, component: int, count: int, rng: np.random.RandomState) -> np.ndarray:
         """``count`` rows of a component."""
-        raise NotImplementedError
-
-    def _num_parameters(self) -> int:
-        """Free parameters."""
         raise NotImplementedError
 
     def score_samples(self, X: Any) -> np.ndarray:
@@ -39,12 +40,11 @@ class MixtureEstimator(DensityMixin, GenerativeEstimator):
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """p(z_n = k | x_n), shape (n_samples, K)."""
-        joint = self._log_joint(self._new(X))
-        return np.exp(joint - logsumexp(joint, axis=1, keepdims=True))
+        return self._responsibilities(self._new(X))
 
     def predict(self, X: Any) -> np.ndarray:
         """The most probable component of each row, shape (n_samples,)."""
-        return self._log_joint(self._new(X)).argmax(axis=1)
+        return self._responsibilities(self._new(X)).argmax(axis=1)
 
     def fit_predict(self, X: Any, y: Any = None, **params: Any) -> np.ndarray:
         """Fit, then predict the components of the same rows."""
@@ -52,15 +52,25 @@ class MixtureEstimator(DensityMixin, GenerativeEstimator):
 
     def sample(self, n_samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """New rows (n_samples, n_features), component by component, and their components (n_samples,)."""
+        check_is_fitted(self)
         rng = check_random_state(self.random_state)  # type: ignore[attr-defined]
-        counts = rng.multinomial(n_samples, self.weights_)
+        counts = rng.multinomial(n_samples, self.weights_ / self.weights_.sum())
         rows = [self._drawn(k, count, rng) for k, count in enumerate(counts)]
         return np.concatenate(rows), np.repeat(np.arange(len(counts)), counts)
 
+
+class LikelihoodMixture(MixtureEstimator):
+    """A mixture fitted by maximum likelihood, whose free parameters can be counted."""
+
+    def _num_parameters(self) -> int:
+        """Free parameters."""
+        raise NotImplementedError
+
     def bic(self, X: Any) -> float:
         """Bayesian information criterion on X; lower is better."""
-        return -2.0 * self.score(X) * len(X) + self._num_parameters() * np.log(len(X))
+        log_likelihoods = self.score_samples(X)
+        return float(-2.0 * log_likelihoods.sum() + self._num_parameters() * np.log(len(log_likelihoods)))
 
     def aic(self, X: Any) -> float:
         """Akaike's information criterion on X; lower is better."""
-        return -2.0 * self.score(X) * len(X) + 2.0 * self._num_parameters()
+        return float(-2.0 * self.score_samples(X).sum() + 2.0 * self._num_parameters())

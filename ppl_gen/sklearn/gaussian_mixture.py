@@ -10,10 +10,10 @@ from scipy.special import logsumexp
 from ppl_gen.models.gaussian_mixture import GaussianMixture as Model
 from ppl_gen.sklearn._base import checked_weights
 from ppl_gen.sklearn._gaussians import log_gaussians
-from ppl_gen.sklearn._mixture import MixtureEstimator
+from ppl_gen.sklearn._mixture import LikelihoodMixture
 
 
-class GaussianMixture(MixtureEstimator):
+class GaussianMixture(LikelihoodMixture):
     """A mixture of Gaussians by :class:`ppl_gen.models.GaussianMixture`; stands for scikit-learn's of that name.
 
     Entries that are NaN are integrated out.
@@ -68,7 +68,7 @@ class GaussianMixture(MixtureEstimator):
         X = self._checked(X, ensure_min_samples=2)
         model = Model(self.n_components, self.covariance_type, self.reg_covar)
         weights = checked_weights(sample_weight, X)
-        run = self._fitted(model, {"x": X}, weights=weights, init=self._init())
+        run = self._fitted(model, {"x": X}, "locs", weights=weights, init=self._init())
         self.weights_, self.means_ = run.params["weights"], run.params["locs"]
         self.covariances_ = self._covariances(run.params)
         self.lower_bound_ = float(np.average(logsumexp(self._log_joint(X), axis=1), weights=weights))

@@ -82,8 +82,9 @@ class NaiveBayes(ClassifierMixin, GenerativeEstimator):
         self.classes_, codes = np.unique(y[known], return_inverse=True)
         labels = np.full(len(y), -1)
         labels[known] = codes
-        model = self._model()
-        run = self._fitted(model, {"x": self._features(X), "y": labels}, weights=checked_weights(sample_weight, X))
+        model, needed = self._model(), "locs" if self.likelihood == "gaussian" else "probs"
+        weights = checked_weights(sample_weight, X)
+        run = self._fitted(model, {"x": self._features(X), "y": labels}, needed, weights=weights)
         self.class_prior_ = run.params["weights"]
         if self.likelihood == "gaussian":
             self.theta_, self.var_ = run.params["locs"], run.params["scales"] ** 2

@@ -32,7 +32,7 @@ class ProbabilisticPCA(FactorEstimator):
         self,
         n_components: int = 1,
         *,
-        tol: float = 1e-9,
+        tol: float = 1e-6,
         max_iter: int = 1000,
         n_init: int = 1,
         random_state: Any = None,
@@ -53,6 +53,7 @@ class ProbabilisticPCA(FactorEstimator):
         """Fit to the rows of X (n_samples, n_features)."""
         X = self._checked(X, ensure_min_samples=2, ensure_min_features=2)
         exact = "em" if np.isnan(X).any() else "closed_form"
-        run = self._fitted(Model(self.n_components), {"x": X}, engine=exact if self.engine == "auto" else self.engine)
+        engine = exact if self.engine == "auto" else self.engine
+        run = self._fitted(Model(self.n_components), {"x": X}, "loadings", engine)
         self._keep(run.params["loc"], run.params["loadings"], float(run.params["scale"]) ** 2)
         return self
