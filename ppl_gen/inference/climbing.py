@@ -22,7 +22,7 @@ class Climbing(Engine):
 
     Attributes:
         num_steps: iterations at most.
-        tolerance: stop where an iteration gains less than this, relatively.
+        tolerance: stop where an iteration gains less than this, relatively, or less than rounding can tell.
         num_restarts: starts, run side by side, of which the best end is kept.
         init: site -> starting value, constrained.
         weights: how often each row counts, (rows,); None for once.
@@ -90,8 +90,8 @@ class Climbing(Engine):
         """Whether each restart has stopped gaining, or has broken down; ``values`` (iterations, restarts)."""
         if len(values) < 2:
             return np.zeros(values.shape[1:], bool)
-        gain = values[-1] - values[-2]
-        return ~np.isfinite(values[-1]) | (gain <= self.tolerance * np.maximum(np.abs(values[-1]), 1.0))
+        gain, least = values[-1] - values[-2], max(self.tolerance, 4 * np.finfo(values.dtype).eps)
+        return ~np.isfinite(values[-1]) | (gain <= least * np.maximum(np.abs(values[-1]), 1.0))
 
 
 def check_weights(weights: Any) -> np.ndarray | None:
@@ -127,7 +127,8 @@ def check_rows(target: Target, weights: np.ndarray | None) -> None:
 
 def falls(history: np.ndarray, name: str = "log_likelihood") -> list[str]:
     """A warning where a history that theory keeps from falling does fall, by more than rounding."""
-    falls = np.flatnonzero(np.diff(history) < -1e-6 * np.maximum(np.abs(history[1:]), 1.0))
+    rounding = max(1e-6, 64 * np.finfo(history.dtype).eps)
+    falls = np.flatnonzero(np.diff(history) < -rounding * np.maximum(np.abs(history[1:]), 1.0))
     if not falls.size:
         return []
     at = int(falls[0])
