@@ -24,7 +24,7 @@ from ppl_gen.markov_logs import add
 
 _GUESSES = 3  # passes before transfer matrices, which cost as much as K of them
 _BUSY = 2**15  # numbers in a step, from which groups are better done one after the other
-_WARM_UP = 128  # steps of a block that the border of its neighbour is guessed from
+_WARM_UP = 256  # steps of a block that the border of its neighbour is guessed from
 
 
 class _Limits(NamedTuple):
@@ -165,20 +165,21 @@ class _Run:
             evidence = xp.sum(a, axis=1, keepdims=True)
             scale = 1.0 / evidence
             a = a * scale
-            return (xp.matmul(across, a), total + (xp.log(evidence) + top)), (a, e * scale)
+            return (across @ a, total + (xp.log(evidence) + top)), (a, e * scale)
 
         (p, total), (a, e) = self.flow.scan(step, (p, xp.zeros_like(p[:, :1])), x)
         return p, total, a, e
 
     def backward(self, u: Any, a: Any, e: Any) -> tuple[Any, Any, Sums]:
         """From u behind the last step: u at the first one, the largest u, and the sums."""
-        xp, chains, floor = self.xp, self.chains, self.limits.floor
+        xp, chains = self.xp, self.chains
+        floor = xp.full((), self.limits.floor, dtype=u.dtype)
 
         def step(carry: Any, inputs: Any) -> Any:
             u, largest, pairs, statistics, _ = carry
             a, e, weight, x = inputs
-            pairs = pairs + xp.matmul(a * weight, xp.swapaxes(u, -1, -2))
-            v = xp.maximum(xp.matmul(self.transition, u), floor)
+            pairs = pairs + (a * weight) @ xp.swapaxes(u, -1, -2)
+            v = xp.maximum(self.transition @ u, floor)
             gamma = a * v
             statistics = add(statistics, self.statistics(x, gamma))
             u = e * v
@@ -253,8 +254,8 @@ class _Run:
 
     def ends(self, u: Any) -> Any:
         """u behind the last step of each block: that at the next block's first step, 1 at the end of a chain."""
-        rest = self.by_block(u)[..., 1:]
-        return self.by_column(self.xp.concatenate([rest, self.xp.ones_like(u[..., :1, None])], axis=-1))
+        u = self.by_block(u)
+        return self.by_column(self.xp.concatenate([u[..., 1:], self.xp.ones_like(u[..., :1])], axis=-1))
 
     def guessed_starts(self) -> Any:
         """p at the first step of each block, from the last steps of the one before."""
@@ -266,7 +267,7 @@ class _Run:
         xp = self.xp
 
         def step(u: Any, e: Any) -> Any:
-            u = e * xp.matmul(self.transition, u)
+            u = e * (self.transition @ u)
             return u / xp.max(u, axis=1, keepdims=True), ()
 
         return self.ends(self.flow.scan(step, xp.ones_like(e[0]), e[:_WARM_UP], reverse=True)[0])
@@ -298,7 +299,7 @@ class _Run:
             m, log_scale = carry
             m = m * self.scaled_emission(x)[0][:, :, None]
             scale = xp.maximum(xp.sum(m, axis=1, keepdims=True), self.limits.floor)
-            m = xp.reshape(xp.matmul(across, xp.reshape(m / scale, (groups, k, k * shape[-1]))), shape)
+            m = xp.reshape(across @ xp.reshape(m / scale, (groups, k, k * shape[-1])), shape)
             return (m, log_scale + xp.log(scale)), ()
 
         m = xp.broadcast_to(xp.eye(k)[None, :, :, None], shape)

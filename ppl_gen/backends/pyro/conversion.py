@@ -29,6 +29,8 @@ def asarray(a, dtype=None):
 
 def together(*xs):
     """The arguments as tensors of one dtype; what was not a tensor is weakly typed."""
+    if all(isinstance(x, torch.Tensor) and x.dtype == xs[0].dtype for x in xs):
+        return xs
     tensors = [x for x in xs if isinstance(x, torch.Tensor)]
     others = [asarray(x) for x in xs if not isinstance(x, torch.Tensor)]
     dtype = functools.reduce(torch.promote_types, (x.dtype for x in tensors or others))

@@ -6,7 +6,8 @@ Mirror: `numpyro/routines.py`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,18 +19,28 @@ from ppl_gen.backends.protocol import UnsupportedError
 
 
 def _scan(f: Callable[..., Any], init: Any, xs: Any, reverse: bool = False) -> tuple[Any, Any]:
-    leaves, spec = pytree.tree_flatten(xs)
-    carry, shape = init, None
+    leaves = pytree.tree_leaves(xs)
+    count, carry = len(leaves[0]), init
     stacks: list[torch.Tensor] = []
-    rows = list(zip(*(x.unbind(0) for x in leaves), strict=True))
-    for i in range(len(rows) - 1, -1, -1) if reverse else range(len(rows)):
-        carry, y = f(carry, pytree.tree_unflatten(rows[i], spec))
-        found, shape = pytree.tree_flatten(y)
-        if not stacks:
-            stacks = [torch.empty((len(rows), *part.shape), dtype=part.dtype, device=part.device) for part in found]
-        for stack, part in zip(stacks, found, strict=True):
-            stack[i] = part
+    shape = None
+    for i in range(count - 1, -1, -1) if reverse else range(count):
+        carry, y = f(carry, _row(xs, i))
+        if shape is None:
+            found, shape = pytree.tree_flatten(y)
+            stacks = [torch.empty((count, *part.shape), dtype=part.dtype, device=part.device) for part in found]
+        if stacks:
+            for stack, part in zip(stacks, pytree.tree_leaves(y), strict=True):
+                stack[i] = part
     return carry, pytree.tree_unflatten(stacks, shape)
+
+
+def _row(tree: Any, i: int) -> Any:
+    """Entry i of each array of a tree; faster than ``pytree``."""
+    if isinstance(tree, torch.Tensor):
+        return tree[i]
+    if isinstance(tree, dict):
+        return {name: _row(x, i) for name, x in tree.items()}
+    return tuple([_row(x, i) for x in tree])
 
 
 def _cond(pred: Any, true_f: Callable[..., Any], false_f: Callable[..., Any], *operands: Any) -> Any:
@@ -89,7 +100,7 @@ class _Node:
         self.shapes: dict[Any, list[Any]] = {}
 
     def __call__(self, leaves: list[torch.Tensor]) -> list[torch.Tensor]:
-        with torch.no_grad():
+        with torch.no_grad(), _one_thread():
             results, self.out = pytree.tree_flatten(self.call(*pytree.tree_unflatten(leaves, self.spec)))
         taken = {x.untyped_storage().data_ptr() for x in leaves}
         for i, x in enumerate(results):  # the results of an operator must not share memory
@@ -104,6 +115,17 @@ class _Node:
             with unset_fake_temporarily():
                 self([torch.ones(x.shape, dtype=x.dtype) for x in leaves])
         return [leaves[0].new_empty(shape, dtype=dtype) for shape, dtype in self.shapes[_shapes(leaves)]]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Steps of a loop are so short that waking threads for them costs more than they save."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _shapes(leaves: list[torch.Tensor]) -> Any:
