@@ -173,7 +173,8 @@ class Run:
             target.require_full_data("log_prob")
             return predicting.log_prob(target, self.posterior, self.params)
 
-        return np.concatenate(self._by_rows(of_rows, data))
+        parts = self._by_rows(of_rows, data)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def latent(self, data: Any = None) -> dict[str, np.ndarray]:
         """Posterior of the latents of each datum: who belongs where, and what lies behind.
