@@ -41,7 +41,8 @@ class BayesianGaussianMixture:
 
     Sites: ``weights`` pi (K,), or ``sticks`` v (K - 1,) of a Dirichlet process; ``locs`` mu (K, D); ``precisions``
     Lambda: full (K, D, D), tied (D, D), diag (K, D), spherical (K,). The last two have independent priors
-    Gamma(nu0 / 2, 1 / (2 W0)) of each feature, and Gamma(D nu0 / 2, D / (2 W0)) of each component.
+    Gamma(nu0 / 2, 1 / (2 W0)) of each feature, and Gamma(D nu0 / 2, D / (2 W0)) of each component. Components have no
+    order of their own: chains of ``nuts`` may number them differently.
 
     With full covariances an iteration is scikit-learn's. Elsewhere that takes log |Lambda| as if it were a full
     matrix's, divides a tied matrix's degrees of freedom by K and leaves the last stick free, so that its bound may
@@ -198,8 +199,9 @@ class BayesianGaussianMixture:
         y = x - prior.loc
         parts = [y[labels == k] for k in order]
         second = np.stack([part.T @ part if self._matrices else np.sum(part * part, 0) for part in parts])
-        sums = np.array([len(part) for part in parts]), np.stack([part.sum(0) for part in parts]), second
-        return self._update(np, *(n / len(x) * total for total in sums), prior.loc, prior)
+        size, first = np.array([len(part) for part in parts]), np.stack([part.sum(0) for part in parts])
+        all_rows = n / len(x)
+        return self._update(np, all_rows * size, all_rows * first, all_rows * second, prior.loc, prior)
 
     def vb_step(self, q: Mapping[str, Any], data: Mapping[str, Any], weights: Any) -> tuple[dict[str, Any], Any]:
         """One iteration (Bishop 2006, equations 10.46 to 10.67), and the bound of ``q`` with the best q(z).

@@ -66,7 +66,7 @@ class Pareto(native.Pareto):
         return jnp.where(inside, super().log_prob(held, intermediates), -jnp.inf)
 
 
-class _TracedCount:
+class _TracedCount(native.Distribution):
     """Draws where the total count is known to compiled code alone, for which NumPyro wants its maximum beforehand."""
 
     def sample(self, key, sample_shape=()):
