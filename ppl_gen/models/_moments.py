@@ -12,6 +12,7 @@ import numpy as np
 from ppl_gen.primitives import xp
 
 _FEW = 48  # features up to which the products of all pairs are formed
+_FINE = 1e-12
 
 
 def rounding(x: Any) -> float:
@@ -22,10 +23,11 @@ def rounding(x: Any) -> float:
 def squared_distances(y: Any, inverse_tril: Any, whitened_locs: Any) -> Any:
     """|A_k y_n - b_k|^2 (K, N), of rows y (N, D), lower triangles A (K, D, D) and b (K, D).
 
-    With few features as one product with those of y and their pairs: scale y so that it is of the order of 1.
+    With few features as one product with those of y and their pairs, for y of the order of 1; not in float32, which
+    would lose distances that are small beside the spread of y.
     """
     k, d = whitened_locs.shape
-    if d > _FEW:
+    if d > _FEW or rounding(y) > _FINE:
         whitened = xp.reshape(inverse_tril, (k * d, d)) @ y.T
         return xp.sum((xp.reshape(whitened, (k, d, y.shape[0])) - whitened_locs[:, :, None]) ** 2, axis=1)
     first, second, _ = _pairs(d)
