@@ -198,9 +198,9 @@ class Run:
 
     @property
     def log_prob_kind(self) -> str:
-        """"exact" for a point estimate, "estimate" for a Monte Carlo average over draws."""
+        """"exact" for a point estimate, "estimate" for a Monte Carlo average over draws, one from a q among them."""
         draws = next((x.shape[0] * x.shape[1] for x in self.posterior.values()), 1)
-        return "exact" if draws == 1 else "estimate"
+        return "exact" if draws == 1 and "elbo" not in self.history else "estimate"
 
     def _program(self) -> Program:
         if self.program is None:
