@@ -129,6 +129,18 @@ def test_a_weight_of_two_is_a_series_twice():
         np.testing.assert_allclose(total, repeated[name], rtol=1e-10, atol=1e-10)
 
 
+def test_where_sums_are_taken_about_does_not_matter():
+    model, rng = LinearGaussianStateSpace(2), np.random.default_rng(4)
+    starts = model.starts({"x": X}, 2, rng)
+    with pg.on("pyro") as room:
+        data = {"x": Missing(room.asarray(np.nan_to_num(X)), room.asarray(1.0 * ~np.isnan(X)))}
+        here, there = ({n: room.asarray(v[i]) for n, v in starts.items()} for i in range(2))
+        new = [model.em_update(model.em_statistics(here, around, data, None)[0], around) for around in (here, there)]
+        new = room.to_numpy(new)
+    for name, value in new[0].items():
+        np.testing.assert_allclose(new[1][name], value, rtol=1e-9, atol=1e-9)
+
+
 def test_without_gaps_the_shared_covariances_give_the_same_statistics():
     complete = np.where(np.isnan(X), 1.0, X)
     model = LinearGaussianStateSpace(2)
