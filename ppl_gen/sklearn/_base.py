@@ -93,10 +93,10 @@ class GenerativeEstimator(BaseEstimator):
 
 def _engine(engine: Any, options: dict[str, Any]) -> Engine:
     """The engine of that name with those of the options that it has; an engine object with the row weights."""
-    weights = options.get("weights")
-    if isinstance(engine, Engine):
-        return engine if weights is None else replace(engine, weights=weights)  # type: ignore[call-arg]
-    names = {f.name for f in fields(type(resolve(engine, {})))}
+    weights, given = options.get("weights"), isinstance(engine, Engine)
+    names = {f.name for f in fields(engine if given else resolve(engine, {}))}
     if weights is not None and "weights" not in names:
         raise ValueError(f"engine={engine!r} takes no sample_weight: use engine='em'")
+    if given:
+        return engine if weights is None else replace(engine, weights=weights)
     return resolve(engine, {n: v for n, v in options.items() if n in names and v is not None})

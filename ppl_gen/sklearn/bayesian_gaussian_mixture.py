@@ -14,6 +14,9 @@ from ppl_gen.sklearn._gaussians import log_students
 from ppl_gen.sklearn._host import on_host
 from ppl_gen.sklearn._mixture import MixtureEstimator
 
+_DRAWS = 100  # that the run keeps of the posterior
+_Q = ("weights_concentration", "locs", "mean_precision", "degrees_of_freedom", "rate")
+
 
 class BayesianGaussianMixture(MixtureEstimator):
     """A mixture with a posterior, by :class:`ppl_gen.models.BayesianGaussianMixture` and variational Bayes.
@@ -125,8 +128,8 @@ class BayesianGaussianMixture(MixtureEstimator):
         (k, d), wider = self.means_.shape, 1.0 + 1.0 / self.mean_precision_
         dof = np.broadcast_to(self.degrees_of_freedom_, (k,))
         if self.covariance_type == "diag":
-            scales = np.sqrt(self.covariances_ * wider[:, None])
-            return stats.t.logpdf(X[:, None, :], dof[:, None], self.means_, scales).sum(2)
+            each = zip(dof, self.means_, np.sqrt(self.covariances_ * wider[:, None]), strict=True)
+            return np.stack([stats.t.logpdf(X, v, m, s).sum(1) for v, m, s in each], 1)
         if self.covariance_type == "spherical":
             return log_students(X, d * dof, self.means_, (self.covariances_ * wider)[:, None, None] * np.eye(d))
         left = dof + 1.0 - d
@@ -138,7 +141,3 @@ class BayesianGaussianMixture(MixtureEstimator):
         own = c if self.covariance_type == "tied" else c[component]
         own = own if self.covariance_type in ("full", "tied") else own * np.eye(d)
         return rng.multivariate_normal(self.means_[component], own, count)
-
-
-_DRAWS = 100  # that the run keeps of the posterior
-_Q = ("weights_concentration", "locs", "mean_precision", "degrees_of_freedom", "rate")

@@ -10,6 +10,8 @@ from ppl_gen.models.latent_class import LatentClass as Model
 from ppl_gen.sklearn._base import checked_weights
 from ppl_gen.sklearn._mixture import LikelihoodMixture
 
+_LEAST = -85.0  # in the place of the log of zero; the model's, too, is that of 1e-37
+
 
 class LatentClass(LikelihoodMixture):
     """A mixture of independent categorical items, by :class:`ppl_gen.models.LatentClass`.
@@ -88,9 +90,6 @@ class LatentClass(LikelihoodMixture):
     def _num_parameters(self) -> int:
         k = len(self.weights_)
         return k * sum(len(c) - 1 for c in self.categories_) + k - 1
-
-
-_LEAST = -85.0  # in the place of the log of zero; the model's, too, is that of 1e-37
 
 
 def _places(categories: np.ndarray, column: np.ndarray, last: int) -> np.ndarray:

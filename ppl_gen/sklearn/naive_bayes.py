@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.special import logsumexp
 from sklearn.base import ClassifierMixin
+from sklearn.utils import gen_batches
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_non_negative
 
@@ -14,6 +15,8 @@ from ppl_gen.missing import split
 from ppl_gen.models.naive_bayes import NaiveBayes as Model
 from ppl_gen.sklearn._base import GenerativeEstimator, checked_weights
 from ppl_gen.sklearn._host import on_host
+
+_ENTRIES = 5_000_000  # of rows times classes times features, that predictions hold at a time
 
 
 class NaiveBayes(ClassifierMixin, GenerativeEstimator):
@@ -109,8 +112,10 @@ class NaiveBayes(ClassifierMixin, GenerativeEstimator):
             params = {"weights": self.class_prior_, "locs": self.theta_, "scales": np.sqrt(self.var_)}
         else:
             params = {"weights": self.class_prior_, "probs": np.exp(self.feature_log_prob_)}
+        batches = gen_batches(len(x), max(1, _ENTRIES // (len(self.classes_) * x.shape[1])))
         with on_host(), np.errstate(divide="ignore"):
-            return self._model().log_joint(params, {"x": split(x) if np.isnan(x).any() else x})
+            parts = [self._model().log_joint(params, {"x": _split(x[rows])}) for rows in batches]
+        return np.concatenate(parts)
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
         """log p(y_n = k | x_n), shape (n_samples, K)."""
@@ -129,3 +134,7 @@ class NaiveBayes(ClassifierMixin, GenerativeEstimator):
     def score_samples(self, X: Any) -> np.ndarray:
         """log p(x_n) of each row, shape (n_samples,)."""
         return logsumexp(self._log_joint(X), axis=1)
+
+
+def _split(x: np.ndarray) -> Any:
+    return split(x) if np.isnan(x).any() else x
