@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-_STEPS = 1000  # of a block, in long chains
+_STEPS = 4096  # of a block at most
 
 
 class Chains(NamedTuple):

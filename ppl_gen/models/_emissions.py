@@ -54,95 +54,121 @@ class Gaussians:
         found = self.mixture.starts({"x": x}, num_starts, rng)
         return {name: value for name, value in found.items() if name != "weights"}
 
-    def prepare(self, params: Mapping[str, Any], frame: Any, incomplete: bool) -> dict[str, Any]:
-        """Coefficients of log densities in y = A^-1 (x - c), where c and A are the ``frame``."""
-        mixture, (centre, root), locs = self.mixture, frame, params["locs"]
+    # Densities and moments are of y = A^-1 (x - c), where c and A are the mean and root of the covariance of the
+    # mixture ``reference``, near those of the data: nothing cancels that float32 could not bear.
+
+    def reference(self, centre: Any, spread: Any, x: Any = None) -> dict[str, Any]:
+        """Sites of Gaussians that all are like the data of that mean and spread, and like rows x (N, D) if given."""
+        mixture, d, k = self.mixture, centre.shape[0], self.mixture.num_components
+        found = {"locs": centre + xp.zeros((k, d))}
+        if mixture.covariance_type == "spherical":
+            return {**found, "scales": xp.mean(spread) + xp.zeros((k,))}
+        lead = () if mixture.covariance_type == "tied" else (k,)
+        if not mixture._dense(d):
+            return {**found, "scales": spread + xp.zeros((*lead, d))}
+        y = None if x is None else (x - centre) / spread
+        root = xp.eye(d) if y is None else xp.linalg.cholesky(y.T @ y / len(y) + 1e-6 * xp.eye(d))
+        scales = xp.sqrt(xp.sum(root * root, axis=1))
+        correlation = root / scales[:, None]
+        found["correlation"] = correlation + xp.zeros((*lead, d, d))
+        return {**found, "scales": spread * scales + xp.zeros((*lead, d))}
+
+    def _frame(self, reference: Mapping[str, Any]) -> Any:
+        return self.mixture._frame(self._weighted(reference))
+
+    def _weighted(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        k = self.mixture.num_components
+        return {**params, "weights": xp.full((k,), 1.0 / k)}
+
+    def lay_out(self, x: Any, observed: Any, reference: Mapping[str, Any]) -> dict[str, Any]:
+        """What densities are computed from, of x (N, T, D): arrays (N, T, ...)."""
+        (centre, root), d = self._frame(reference), x.shape[-1]
+        ones = xp.ones_like(x[..., :1])
+        if self.mixture._dense(d):
+            if observed is not None:
+                return {"x": x, "observed": observed}
+            return {"level": ones, "y": (x - centre) @ xp.linalg.solve_triangular(root, xp.eye(d), lower=True).T}
+        y = (x - centre) / root
+        if observed is None:
+            return {"level": ones, "y": y}
+        return {"level": xp.concatenate([ones, observed], axis=-1), "y": y * observed}
+
+    def prepare(self, params: Mapping[str, Any], reference: Mapping[str, Any], incomplete: bool) -> dict[str, Any]:
+        """Coefficients of log densities in the features of y."""
+        mixture, (centre, root), locs = self.mixture, self._frame(reference), params["locs"]
         d = centre.shape[0]
         if not mixture._dense(d):
             own, m = mixture._scales(params, d) / root, (locs - centre) / root
             precision = 1.0 / (own * own)
             level = -0.5 * (m * m * precision + 2.0 * xp.log(own * root) + _LOG_2_PI)
-            return {
-                "centre": centre[:, None],
-                "inverse": (1.0 / root)[:, None],
-                "linear": xp.concatenate([m * precision, -0.5 * precision], axis=-1),
-                "level": level if incomplete else xp.sum(level, axis=-1, keepdims=True),
-            }
+            total = xp.sum(level, axis=1, keepdims=True)
+            levels = [0.0 * total, level] if incomplete else [total]
+            return {"linear": xp.concatenate([*levels, m * precision, -0.5 * precision], axis=1)}
         tril = mixture._scale_tril(params)
         if incomplete:
-            return {"centre": centre[:, None], "locs": locs, "sigma": tril @ xp.swapaxes(tril, -1, -2)}
+            return {"centre": centre, "locs": locs, "sigma": tril @ xp.swapaxes(tril, -1, -2)}
         inverse = xp.linalg.solve_triangular(tril, root + xp.zeros_like(tril), lower=True)
         m = xp.linalg.solve_triangular(tril, (locs - centre)[..., None], lower=True)
         transposed = xp.swapaxes(inverse, -1, -2)
-        half = xp.sum(xp.log(xp.diagonal(tril, 0, -2, -1)), axis=-1) + 0.5 * d * _LOG_2_PI
-        return {
-            "centre": centre[:, None],
-            "inverse": xp.linalg.solve_triangular(root, xp.eye(d), lower=True),
-            "linear": xp.concatenate([(transposed @ m)[..., 0], _upper(transposed @ inverse)], axis=-1),
-            "level": -(0.5 * xp.sum(m * m, axis=-2) + half[:, None]),
-        }
+        half = xp.sum(xp.log(xp.diagonal(tril, 0, -2, -1)), axis=-1)[:, None] + 0.5 * d * _LOG_2_PI
+        level = -0.5 * xp.sum(m * m, axis=1) - half
+        return {"linear": xp.concatenate([level, (transposed @ m)[..., 0], _upper(transposed @ inverse)], axis=1)}
 
-    def log_density(self, _: Any, prepared: Mapping[str, Any], x: Mapping[str, Any]) -> Any:
-        """(..., K, columns) of x (..., D, columns)."""
+    def log_density(self, xp: Any, prepared: Mapping[str, Any], x: Mapping[str, Any]) -> Any:
+        """(..., K, columns) of one step."""
         if "sigma" in prepared:
             return self._completed(prepared, x)[0]
-        level, found = prepared["level"], prepared["linear"] @ _features(prepared, x)
-        return found + (level @ x["observed"] if "observed" in x else level)
+        return prepared["linear"] @ _features(xp, x, prepared["linear"].shape[-1])
 
-    def statistics(self, _: Any, prepared: Mapping[str, Any], x: Mapping[str, Any], gamma: Any) -> dict[str, Any]:
-        """Sums over columns of gamma (..., K, columns) times the moments of y."""
-        size = xp.sum(gamma, axis=-1)
-        if "sigma" in prepared:
-            _, means, lost = self._completed(prepared, x)
-            off = means - xp.swapaxes(prepared["centre"], -1, -2)[:, None]
-            first = (gamma[..., None, :] @ off)[..., 0, :]
-            root = xp.sqrt(gamma)[..., None, None] * lost
-            second = xp.swapaxes(gamma[..., None] * off, -1, -2) @ off - xp.einsum("gknij,gknil->gkjl", root, root)
-            return {"size": size, "first": first, "second": second}
-        found = {"size": size, "features": gamma @ xp.swapaxes(_features(prepared, x), -1, -2)}
-        if "observed" in x:
-            found["unseen"] = gamma @ xp.swapaxes(1.0 - x["observed"], -1, -2)
-        return found
+    def statistics(self, xp: Any, prepared: Mapping[str, Any], x: Mapping[str, Any], gamma: Any) -> dict[str, Any]:
+        """Sums over columns of gamma (..., K, columns) times features or moments."""
+        if "sigma" not in prepared:
+            return {"features": gamma @ xp.swapaxes(_features(xp, x, prepared["linear"].shape[-1]), -1, -2)}
+        _, means, lost = self._completed(prepared, x)
+        off = means - prepared["centre"][:, None, None]
+        root = xp.sqrt(gamma)[..., None, None] * lost
+        return {
+            "size": xp.sum(gamma, axis=-1),
+            "first": (gamma[..., None, :] @ off)[..., 0, :],
+            "second": xp.swapaxes(gamma[..., None] * off, -1, -2) @ off - xp.einsum("gknij,gknil->gkjl", root, root),
+        }
 
     def _completed(self, prepared: Mapping[str, Any], x: Mapping[str, Any]) -> tuple[Any, Any, Any]:
         """Log densities (groups, K, columns) and, given what was observed, means and what covariances lose."""
         values, observed = (xp.swapaxes(x[name], -1, -2)[0] for name in ("x", "observed"))
         return complete(Missing(values, observed), prepared["locs"][..., None, :], prepared["sigma"][..., None, :, :])
 
-    def moments(self, statistics: Mapping[str, Any], params: Mapping[str, Any], frame: Any) -> dict[str, Any]:
+    def moments(
+        self, statistics: Mapping[str, Any], params: Mapping[str, Any], reference: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """Statistics as :meth:`GaussianMixture.em_update` takes them."""
-        (centre, root), size, d = frame, statistics["size"], frame[0].shape[0]
+        (centre, root), d = self._frame(reference), reference["locs"].shape[1]
         if "features" not in statistics:
-            tril = self.mixture._scale_tril(params)
+            size, tril = statistics["size"], self.mixture._scale_tril(params)
             second = statistics["second"] + size[:, None, None] * (tril @ xp.swapaxes(tril, -1, -2))
             inverse = xp.linalg.solve_triangular(root, xp.eye(d), lower=True)
             return {"size": size, "first": statistics["first"] @ inverse.T, "second": inverse @ second @ inverse.T}
-        first, second = statistics["features"][:, :d], statistics["features"][:, d:]
+        features, size = statistics["features"], statistics["features"][:, 0]
         if self.mixture._dense(d):
-            return {"size": size, "first": first, "second": xp.take(second, _square(d), axis=1)}
-        if "unseen" in statistics:
+            second = xp.take(features[:, 1 + d :], _square(d), axis=1)
+            return {"size": size, "first": features[:, 1 : 1 + d], "second": second}
+        first, second = features[:, -2 * d : -d], features[:, -d:]
+        if features.shape[1] > 1 + 2 * d:
+            unseen = size[:, None] - features[:, 1 : 1 + d]
             own, m = self.mixture._scales(params, d) / root, (params["locs"] - centre) / root
-            first = first + statistics["unseen"] * m
-            second = second + statistics["unseen"] * (m * m + own * own)
+            first, second = first + unseen * m, second + unseen * (m * m + own * own)
         return {"size": size, "first": first, "second": second}
 
-    def frame(self, around: Mapping[str, Any]) -> Any:
-        """Mean and root of the covariance of all components ``around``."""
-        return self.mixture._frame(self._weighted(around))
-
-    def scaled(self, centre: Any, spread: Any) -> Any:
-        """The frame of a mean and standard deviations."""
-        d = centre.shape[0]
-        return centre, xp.eye(d) * spread if self.mixture._dense(d) else spread
-
-    def update(self, moments: Mapping[str, Any], around: Mapping[str, Any]) -> dict[str, Any]:
-        """M-step."""
-        new = self.mixture.em_update(moments, self._weighted(around))
-        return {name: value for name, value in new.items() if name != "weights"}
-
-    def _weighted(self, around: Mapping[str, Any]) -> dict[str, Any]:
-        k = self.mixture.num_components
-        return {**around, "weights": xp.full((k,), 1.0 / k)}
+    def update(
+        self, moments: Mapping[str, Any], around: Mapping[str, Any], reference: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """M-step; components that no row belongs to stay where they are."""
+        new, held = self.mixture.em_update(moments, self._weighted(reference)), moments["size"] > 0
+        return {
+            name: xp.where(held.reshape((-1, *(1,) * (x.ndim - 1))), x, around[name]) if name in self.of_states() else x
+            for name, x in new.items()
+            if name != "weights"
+        }
 
     def generate(self, params: Mapping[str, Any], z: Any, noise: Any) -> Any:
         """x (..., T, D) of states z (..., T) and standard normals (..., T, D)."""
@@ -200,35 +226,40 @@ class Mixtures:
         found = self._unflat(self.gaussians.mixture._of_labels(x, labels))
         return {**found, "weights": found["weights"] / found["weights"].sum(-1, keepdims=True)}
 
-    def prepare(self, params: Mapping[str, Any], frame: Any, incomplete: bool) -> dict[str, Any]:
+    def reference(self, centre: Any, spread: Any, x: Any = None) -> dict[str, Any]:
+        return self._unflat(self.gaussians.reference(centre, spread, x))
+
+    def lay_out(self, x: Any, observed: Any, reference: Mapping[str, Any]) -> dict[str, Any]:
+        return self.gaussians.lay_out(x, observed, self._flat(reference))
+
+    def prepare(self, params: Mapping[str, Any], reference: Mapping[str, Any], incomplete: bool) -> dict[str, Any]:
         log_weights = xp.log(xp.maximum(xp.reshape(params["weights"], (-1, 1)), _TINY))
-        return {**self.gaussians.prepare(self._flat(params), frame, incomplete), "log_weights": log_weights}
+        found = self.gaussians.prepare(self._flat(params), self._flat(reference), incomplete)
+        return {**found, "log_weights": log_weights}
 
-    def log_density(self, _: Any, prepared: Mapping[str, Any], x: Mapping[str, Any]) -> Any:
-        return xp.logsumexp(self._joint(prepared, x), axis=-2)
+    def log_density(self, xp: Any, prepared: Mapping[str, Any], x: Mapping[str, Any]) -> Any:
+        return xp.logsumexp(self._joint(xp, prepared, x), axis=-2)
 
-    def statistics(self, _: Any, prepared: Mapping[str, Any], x: Mapping[str, Any], gamma: Any) -> dict[str, Any]:
-        joint = self._joint(prepared, x)
+    def statistics(self, xp: Any, prepared: Mapping[str, Any], x: Mapping[str, Any], gamma: Any) -> dict[str, Any]:
+        joint = self._joint(xp, prepared, x)
         r = xp.exp(joint - xp.logsumexp(joint, axis=-2, keepdims=True)) * gamma[..., None, :]
-        return self.gaussians.statistics(_, prepared, x, xp.reshape(r, (*r.shape[:-3], -1, r.shape[-1])))
+        return self.gaussians.statistics(xp, prepared, x, xp.reshape(r, (*r.shape[:-3], -1, r.shape[-1])))
 
-    def _joint(self, prepared: Mapping[str, Any], x: Mapping[str, Any]) -> Any:
+    def _joint(self, xp: Any, prepared: Mapping[str, Any], x: Mapping[str, Any]) -> Any:
         """log w_km N(x | mu_km, Sigma_km), (..., K, M, columns)."""
-        found = self.gaussians.log_density(None, prepared, x) + prepared["log_weights"]
+        found = self.gaussians.log_density(xp, prepared, x) + prepared["log_weights"]
         return xp.reshape(found, (*found.shape[:-2], *self.shape, found.shape[-1]))
 
-    def moments(self, statistics: Mapping[str, Any], params: Mapping[str, Any], frame: Any) -> dict[str, Any]:
-        return self.gaussians.moments(statistics, self._flat(params), frame)
+    def moments(
+        self, statistics: Mapping[str, Any], params: Mapping[str, Any], reference: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        return self.gaussians.moments(statistics, self._flat(params), self._flat(reference))
 
-    def frame(self, around: Mapping[str, Any]) -> Any:
-        return self.gaussians.frame(self._flat(around))
-
-    def scaled(self, centre: Any, spread: Any) -> Any:
-        return self.gaussians.scaled(centre, spread)
-
-    def update(self, moments: Mapping[str, Any], around: Mapping[str, Any]) -> dict[str, Any]:
+    def update(
+        self, moments: Mapping[str, Any], around: Mapping[str, Any], reference: Mapping[str, Any]
+    ) -> dict[str, Any]:
         size = xp.reshape(moments["size"], self.shape)
-        new = self.gaussians.update(moments, self._flat(around))
+        new = self.gaussians.update(moments, self._flat(around), self._flat(reference))
         return {**self._unflat(new), "weights": normalised(size, around["weights"])}
 
     def _flat(self, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -282,30 +313,34 @@ class Categories:
         drawn = rng.dirichlet(np.ones(self.num_categories), (num_starts, self.num_states))
         return {"probs": 0.5 * share / share.sum() + 0.5 * drawn}
 
-    def prepare(self, params: Mapping[str, Any], frame: Any, incomplete: bool) -> dict[str, Any]:
+    def reference(self, centre: Any, spread: Any, x: Any = None) -> dict[str, Any]:
+        return {}
+
+    def lay_out(self, x: Any, observed: Any, reference: Mapping[str, Any]) -> dict[str, Any]:
+        return {"x": x} if observed is None else {"x": x, "observed": observed}
+
+    def prepare(self, params: Mapping[str, Any], reference: Mapping[str, Any], incomplete: bool) -> dict[str, Any]:
         return {"logits": xp.maximum(xp.log(params["probs"]), LOG_ZERO)}
 
-    def log_density(self, _: Any, prepared: Mapping[str, Any], x: Mapping[str, Any]) -> Any:
-        return prepared["logits"] @ self._hot(x)
+    def log_density(self, xp: Any, prepared: Mapping[str, Any], x: Mapping[str, Any]) -> Any:
+        return prepared["logits"] @ self._hot(xp, x)
 
-    def statistics(self, _: Any, prepared: Mapping[str, Any], x: Mapping[str, Any], gamma: Any) -> dict[str, Any]:
-        return {"counts": gamma @ xp.swapaxes(self._hot(x), -1, -2)}
+    def statistics(self, xp: Any, prepared: Mapping[str, Any], x: Mapping[str, Any], gamma: Any) -> dict[str, Any]:
+        return {"counts": gamma @ xp.swapaxes(self._hot(xp, x), -1, -2)}
 
-    def _hot(self, x: Mapping[str, Any]) -> Any:
+    def _hot(self, xp: Any, x: Mapping[str, Any]) -> Any:
         """Indicators (..., C, columns); 0 where nothing was observed."""
         hot = xp.where(x["x"] == xp.arange(self.num_categories)[:, None], 1.0, 0.0)
         return hot * x["observed"] if "observed" in x else hot
 
-    def moments(self, statistics: Mapping[str, Any], params: Mapping[str, Any], frame: Any) -> dict[str, Any]:
+    def moments(
+        self, statistics: Mapping[str, Any], params: Mapping[str, Any], reference: Mapping[str, Any]
+    ) -> dict[str, Any]:
         return dict(statistics)
 
-    def frame(self, around: Mapping[str, Any]) -> Any:
-        return ()
-
-    def scaled(self, centre: Any, spread: Any) -> Any:
-        return ()
-
-    def update(self, moments: Mapping[str, Any], around: Mapping[str, Any]) -> dict[str, Any]:
+    def update(
+        self, moments: Mapping[str, Any], around: Mapping[str, Any], reference: Mapping[str, Any]
+    ) -> dict[str, Any]:
         return {"probs": normalised(moments["counts"], around["probs"])}
 
     def generate(self, params: Mapping[str, Any], z: Any, noise: Any) -> Any:
@@ -333,15 +368,12 @@ def taken(x: np.ndarray, order: np.ndarray, axis: int) -> np.ndarray:
     return np.take_along_axis(x, order.reshape(order.shape + (1,) * (x.ndim - order.ndim)), axis=axis)
 
 
-def _features(prepared: Mapping[str, Any], x: Mapping[str, Any]) -> Any:
-    """Of y (..., D, columns): y and its squares or, where coordinates are not independent, products of all pairs."""
-    inverse, y = prepared["inverse"], x["x"] - prepared["centre"]
-    if inverse.shape[-1] == 1:
-        y = inverse * y
-        y = y * x["observed"] if "observed" in x else y
-        return xp.concatenate([y, y * y], axis=-2)
-    y = inverse @ y
-    return xp.concatenate([y, *(y[..., i : i + 1, :] * y[..., i:, :] for i in range(y.shape[-2]))], axis=-2)
+def _features(xp: Any, x: Mapping[str, Any], width: int) -> Any:
+    """Levels, y and its squares or, where coordinates are not independent, products of all pairs; ``width`` of them."""
+    y = x["y"]
+    if width == x["level"].shape[-2] + 2 * y.shape[-2]:
+        return xp.concatenate([x["level"], y, y * y], axis=-2)
+    return xp.concatenate([x["level"], y, *(y[..., i : i + 1, :] * y[..., i:, :] for i in range(y.shape[-2]))], axis=-2)
 
 
 def _upper(precision: Any) -> Any:

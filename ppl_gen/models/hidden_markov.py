@@ -102,8 +102,7 @@ class HiddenMarkov:
         initial = sample("initial_probs", dist.Dirichlet(xp.ones((k,))))
         transition = sample("transition_probs", dist.Dirichlet(xp.ones((k,))).expand([k]).to_event(1))
         scale, codes = self._scale(values, observed, lengths, d), self.emission == "categorical"
-        params, frame = emission.declare(d, *scale), emission.scaled(*scale)
-
+        params, reference = emission.declare(d, *scale), emission.reference(*scale)
         chain = {"initial_probs": initial, "transition_probs": transition, **params}
         hidden = {name: part for name, part in (("observed", observed), ("lengths", lengths)) if part is not None}
 
@@ -111,7 +110,7 @@ class HiddenMarkov:
             return xp.jit(_generate, (self,))(chain, noise)
 
         def log_prob(x: Any) -> Any:
-            return xp.jit(_log_prob, (self,))(chain, frame, x, hidden)
+            return xp.jit(_log_prob, (self,))(chain, reference, x, hidden)
 
         series = dist.FromFunctions(
             noise=dist.Normal(0.0, 1.0).expand([steps, 1 + emission.noise_width + d]).to_event(2),
@@ -153,12 +152,14 @@ class HiddenMarkov:
         rows = x.reshape((-1, d))
         return data_scale(rows if observed is None else Missing(rows, observed.reshape((-1, d))), d)
 
-    def _log_densities(self, params: Mapping[str, Any], frame: Any, x: Any, observed: Any, lengths: Any) -> Any:
+    def _log_densities(
+        self, params: Mapping[str, Any], reference: Mapping[str, Any], x: Any, observed: Any, lengths: Any
+    ) -> Any:
         """log p(x_t | z_t) (..., T, K) of x (..., T, D); 0 after the end of a sequence."""
-        emission, d = self._emission, x.shape[-1]
-        prepared = {n: v[None] for n, v in emission.prepare(params, frame, observed is not None).items()}
-        parts = {"x": x} if observed is None else {"x": x, "observed": xp.broadcast_to(observed, x.shape)}
-        columns = {name: part.reshape((-1, d)).T[None] for name, part in parts.items()}
+        emission = self._emission
+        prepared = {n: v[None] for n, v in emission.prepare(params, reference, observed is not None).items()}
+        parts = emission.lay_out(x, None if observed is None else xp.broadcast_to(observed, x.shape), reference)
+        columns = {name: part.reshape((-1, part.shape[-1])).T[None] for name, part in parts.items()}
         found = emission.log_density(xp, prepared, columns)[0].T.reshape((*x.shape[:-1], self.num_states))
         return found if lengths is None else xp.where(_alive(lengths, x)[..., None] > 0, found, 0.0)
 
@@ -189,7 +190,7 @@ class HiddenMarkov:
         """Logarithms of the initial and transition probabilities and of the emissions."""
         params = {name: xp.asarray(value) for name, value in params.items()}
         x, observed = self._entries(data["x"])
-        found = self._log_densities(params, self._emission.frame(params), x, observed, data.get("lengths"))
+        found = self._log_densities(params, params, x, observed, data.get("lengths"))
         return xp.log(params["initial_probs"]), xp.log(params["transition_probs"]), found
 
     # Expectation-maximisation ---------------------------------------------------------------------------------
@@ -223,7 +224,11 @@ class HiddenMarkov:
         def cut(part: Any) -> Any:
             return markov_layout.cut(xp, part[None], length)
 
-        parts = {"x": cut(x)} if observed is None else {"x": cut(x), "observed": cut(observed)}
+        emission, rows = self._emission, x.reshape((-1, x.shape[-1]))
+        scale = self._scale(x, observed, lengths, x.shape[-1])
+        whole = observed is None and lengths is None and self.emission != "categorical"
+        reference = emission.reference(*scale, rows if whole else None)
+        parts = {name: cut(part) for name, part in emission.lay_out(x, observed, reference).items()}
         once = xp.ones_like(x[:, 0, 0], dtype=xp.ones(()).dtype) if weights is None else weights
         at, last = xp.arange(steps), steps if lengths is None else xp.reshape(lengths, (-1, 1))
         alive = xp.where(at < last, 1.0, 0.0) * once[:, None]
@@ -232,29 +237,29 @@ class HiddenMarkov:
         if lengths is not None or steps % length or weights is not None:
             parts["counts"] = cut(alive[..., None])
         pairs = cut((xp.where(at < last - 1, 1.0, 0.0) * once[:, None])[..., None])
-        return {"chains": markov_layout.Chains(parts, pairs, once[None, None])}
+        return {"chains": markov_layout.Chains(parts, pairs, once[None, None]), "reference": reference}
 
     def em_statistics(self, params: Any, around: Any, data: Any, weights: Any) -> tuple[dict[str, Any], Any]:
         """E-step (Rabiner 1989, equations 27 and 37): expected transitions, and moments as in GaussianMixture.
 
         ``weights`` has an entry for each sequence.
         """
-        chains = (data if "chains" in data else self.em_layout(data, weights))["chains"]
-        emission = self._emission
-        frame = emission.frame(around)
-        prepared = emission.prepare(params, frame, "observed" in chains.x)
+        data = data if "chains" in data else self.em_layout(data, weights)
+        chains, reference, emission = data["chains"], data["reference"], self._emission
+        incomplete = chains.x["level"].shape[-2] > 1 if "level" in chains.x else "observed" in chains.x
+        prepared = emission.prepare(params, reference, incomplete)
         infer = xp.routine(markov_blocks.sums, (xp, emission))
         sums = infer(params["initial_probs"], params["transition_probs"], prepared, chains)
-        moments = emission.moments(sums.statistics, params, frame)
         value = xp.sum(sums.log_marginal * chains.first[0, 0])
-        return {"initial": sums.first, "transition": sums.pairs, **moments}, value
+        moments = emission.moments(sums.statistics, params, reference)
+        return {"initial": sums.first, "transition": sums.pairs, "moments": moments, "reference": reference}, value
 
     def em_update(self, statistics: Any, around: Any) -> dict[str, Any]:
         """M-step (Rabiner 1989, equations 40, 52 to 54); what no step says anything of stays as it is."""
         return {
             "initial_probs": normalised(statistics["initial"], around["initial_probs"]),
             "transition_probs": normalised(statistics["transition"], around["transition_probs"]),
-            **self._emission.update(statistics, around),
+            **self._emission.update(statistics["moments"], around, statistics["reference"]),
         }
 
 
@@ -265,10 +270,12 @@ def _generate(model: HiddenMarkov, params: Mapping[str, Any], noise: Any) -> Any
     return drawn[..., 0] if model.emission == "categorical" else drawn
 
 
-def _log_prob(model: HiddenMarkov, params: Mapping[str, Any], frame: Any, x: Any, hidden: Mapping[str, Any]) -> Any:
+def _log_prob(
+    model: HiddenMarkov, params: Mapping[str, Any], reference: Mapping[str, Any], x: Any, hidden: Mapping[str, Any]
+) -> Any:
     """The log density of each series."""
     x = x[..., None] if model.emission == "categorical" else x
-    found = model._log_densities(params, frame, x, hidden.get("observed"), hidden.get("lengths"))
+    found = model._log_densities(params, reference, x, hidden.get("observed"), hidden.get("lengths"))
     return markov.log_marginal(xp, xp.log(params["initial_probs"]), xp.log(params["transition_probs"]), found)
 
 
