@@ -186,6 +186,56 @@ def test_single_precision_agrees_with_double():
         np.testing.assert_allclose(gamma, np.stack([e[1] for e in expected]), atol=1e-4)
 
 
+# Paths --------------------------------------------------------------------------------------------------------------
+
+
+def score(initial, transition, emission, z):
+    """The log weight of one path."""
+    return initial[z[0]] + transition[z[:-1], z[1:]].sum() + emission[np.arange(len(z)), z].sum()
+
+
+def best_score(initial, transition, emission):
+    """That of the best path, by the recursion over all steps."""
+    scores = initial + emission[0]
+    for e in emission[1:]:
+        scores = (scores[:, None] + transition).max(0) + e
+    return scores.max()
+
+
+@pytest.mark.parametrize("case", [name for name, chain in SHORT.items() if chain[0].ndim == 1 and chain[1].ndim == 2])
+def test_viterbi_finds_the_best_of_all_paths(case, room):
+    chain = SHORT[case]
+    found = room.to_numpy(markov.viterbi(room.xp, *(room.asarray(x) for x in chain)))
+    for emission, path in zip(chain[2], found, strict=True):
+        z, weight = paths(*chain[:2], emission)
+        np.testing.assert_array_equal(path, z[weight.argmax()])
+
+
+@pytest.mark.parametrize("case", LONG)
+def test_viterbi_on_long_chains(case, room):
+    initial, transition, emission, _ = LONG[case]
+    chain, lengths = (log(initial), log(transition), emission), np.array([STEPS, 700])
+    infer = room.compile(lambda *args: markov.viterbi(room.xp, *args))
+    found = room.to_numpy(infer(*(room.asarray(x) for x in chain), room.asarray(lengths)))
+    for e, path, length in zip(emission, found, lengths, strict=True):
+        expected = best_score(*chain[:2], e[:length])
+        assert score(*chain[:2], e[:length], path[:length]) == pytest.approx(expected, rel=1e-12, abs=1e-9)
+        assert (path[length:] == path[length - 1]).all()
+
+
+def test_simulated_paths_have_the_probabilities_of_the_chain(room):
+    """Within five standard errors, over 20,000 paths; impossible transitions never occur."""
+    initial = np.array([0.2, 0.5, 0.3])
+    uniform = np.random.default_rng(1).random((20_000, 6))
+    z = room.to_numpy(markov.simulate(room.xp, *(room.asarray(x) for x in (initial, UPPER, uniform))))
+    share = np.bincount(z[:, 0], minlength=K) / len(z)
+    assert (np.abs(share - initial) < 5 * np.sqrt(initial * (1 - initial) / len(z))).all()
+    for state in range(K):
+        after = z[z[:, 2] == state, 3]
+        share, p = np.bincount(after, minlength=K) / len(after), UPPER[state]
+        assert (np.abs(share - p) <= 5 * np.sqrt(p * (1 - p) / len(after))).all()
+
+
 def test_shapes_that_are_no_chain():
     with backends.get("numpyro").scope() as room, pytest.raises(ValueError, match="log_emission"):
         zeros = room.xp.zeros
