@@ -11,7 +11,10 @@ from ppl_gen.backends.protocol import UnsupportedError
 from ppl_gen.capabilities import ClosedForm
 from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.engine import Engine, Outcome
+from ppl_gen.program import Program
 from ppl_gen.target import Target
+
+_ROWS = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +23,9 @@ class ClosedFormML(Engine):
 
     name: ClassVar[str] = "closed_form"
     needs: ClassVar[str] = "a model with a closed form (ProbabilisticPCA)"
+
+    def rows_at_once(self, program: Program) -> int | None:
+        return _ROWS  # the formula works on the host: the device need not hold them all
 
     def check(self, target: Target) -> None:
         if not isinstance(target.program.model, ClosedForm):

@@ -4,27 +4,49 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.linalg import eigh
+from scipy.sparse.linalg import ArpackError, eigsh
 
-_BLOCK = 8192
+_BLOCK = 2**25  # bytes
+_FAR = 10.0  # standard deviations
 
 
 def covariance(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean (D,) and covariance (D, D), divided by N, of rows x (N, D); block by block, added up in float64."""
     x = x if x.dtype.kind == "f" else x.astype(float)
-    mean, total = x.mean(0, dtype=float), np.zeros((x.shape[1], x.shape[1]))
-    for start in range(0, len(x), _BLOCK):
-        y = x[start : start + _BLOCK] - mean.astype(x.dtype)
-        total += y.T @ y
-    off = (mean - mean.astype(x.dtype))[:, None]
-    return mean, total / len(x) - off * off.T
+    n, d = x.shape
+    step = max(1, _BLOCK // (d * x.itemsize))
+    sum_y, sum_yy, shift = np.zeros(d), np.zeros((d, d)), _shift(x[:step])
+    for start in range(0, n, step):
+        y = x[start : start + step]
+        y = y if shift is None else y - shift
+        sum_y += y.sum(0)
+        sum_yy += y.T @ y
+    mean = sum_y / n
+    return mean if shift is None else mean + shift, sum_yy / n - np.outer(mean, mean)
+
+
+def _shift(x: np.ndarray) -> np.ndarray | None:
+    """The mean of x; None where x is near enough to the origin for nothing to cancel without a shift."""
+    mean, spread = x.mean(0), x.std(0)
+    return None if (np.abs(mean) <= _FAR * spread).all() else mean
 
 
 def leading(sigma: np.ndarray, q: int) -> tuple[np.ndarray, np.ndarray, float]:
     """The q greatest eigenvalues, descending, their eigenvectors (D, q), and the mean of the other eigenvalues."""
     d = len(sigma)
-    values, vectors = eigh(sigma, subset_by_index=(d - q, d - 1))
+    values, vectors = _few(sigma, q) if 10 * q < d else eigh(sigma, subset_by_index=(d - q, d - 1))
     rest = (np.trace(sigma) - values.sum()) / (d - q)
     return values[::-1], vectors[:, ::-1], max(float(rest), 0.0)
+
+
+def _few(sigma: np.ndarray, q: int) -> tuple[np.ndarray, np.ndarray]:
+    """By Lanczos iterations, to rounding; by a decomposition where those find no start or no end."""
+    try:
+        values, vectors = eigsh(sigma, q, which="LA", v0=np.sqrt(np.abs(np.diag(sigma))))
+    except ArpackError:
+        return eigh(sigma, subset_by_index=(len(sigma) - q, len(sigma) - 1))
+    order = np.argsort(values)
+    return values[order], vectors[:, order]
 
 
 def loadings(sigma: np.ndarray, q: int) -> tuple[np.ndarray, float]:
