@@ -16,6 +16,7 @@ from ppl_gen.backends.protocol import Site, UnsupportedError
 from ppl_gen.enumeration import Dims, Factor, common_scale
 
 _LOG_2PI = math.log(2 * math.pi)
+_ROUNDING = 64.0
 
 
 @dataclass(frozen=True)
@@ -71,15 +72,25 @@ def of_sites(sites: Mapping[str, Site], points: int, num_plates: int) -> Group:
     """The group of the given latents, in cells of their plates alone.
 
     Raises:
-        UnsupportedError: they stand in different plates.
+        UnsupportedError: they stand in different plates, or in dimensions without a plate.
     """
     ordinals = {name: frozenset(p.dim for p in s.plates) for name, s in sites.items()}
-    if len(set(ordinals.values())) > 1:
-        raise UnsupportedError(f"the latents {', '.join(map(repr, sites))} stand in different plates")
+    bare = any(size > 1 and d not in ordinals[n] for n, s in sites.items() for d, size in _dims(s.batch_shape))
+    if len(set(ordinals.values())) > 1 or bare:
+        shapes = ", ".join(f"{n!r} {tuple(s.batch_shape)}" for n, s in sites.items())
+        raise UnsupportedError(
+            f"latents are integrated out together where they stand in the same plates, with other dimensions in "
+            f"to_event; batch shapes {shapes}: name those to integrate out by integrate=[...], or use engine='mcem', "
+            "'svi' or 'nuts'"
+        )
     plates = {p.dim: p.size for s in sites.values() for p in s.plates}
     cells = (1,) * (-points - 1 - num_plates) + tuple(plates.get(d, 1) for d in range(-num_plates, 0))
     events = {n: tuple(s.value.shape[len(s.value.shape) - s.event_dim :]) for n, s in sites.items()}
     return Group(events, points, cells, frozenset(plates))
+
+
+def _dims(shape: tuple[int, ...]) -> list[tuple[int, int]]:
+    return [(i - len(shape), size) for i, size in enumerate(shape)]
 
 
 def total(xp: Any, group: Group, factors: list[Factor]) -> Any:
@@ -122,9 +133,23 @@ def _factor(group: Group, factors: list[Factor], value: Any) -> Factor:
     return Factor(value, group.ordinal, variables, names, common_scale([f.scale for f in touched], names))
 
 
-def is_quadratic(backend: Any, group: Group, factors_at: Callable[[Any], list[Factor]], noise: Any) -> Any:
-    """Largest relative departure of the gradient from an affine function of z; ``noise`` (2, *cells, q)."""
+def departure(backend: Any, group: Group, factors_at: Callable[[Any], list[Factor]], noise: Any, eps: float) -> Any:
+    """How far the gradient is from an affine function of each cell's own z, relative to how far it moves; at the worst.
+
+    Args:
+        noise: places to look at, (2, *cells, q).
+        eps: rounding error of the precision, of which so much is let pass.
+    """
     xp, (a, b) = backend.xp, noise
-    z = xp.stack([xp.zeros(a.shape), a, b, a + b])
-    g = backend.value_and_grad(lambda z: xp.sum(total(xp, group, factors_at(z))))(z)[1]
-    return xp.max(xp.abs(g[3] - g[1] - g[2] + g[0])) / (1e-300 + xp.max(xp.abs(g)))
+    z, weights = xp.stack([xp.zeros(a.shape), a, b, a + b]), 1.0 + xp.abs(a[..., 0])
+
+    def gradient(weights: Any) -> Any:
+        return backend.value_and_grad(lambda z: xp.sum(weights * total(xp, group, factors_at(z))))(z)[1]
+
+    g = gradient(1.0)
+    apart = xp.abs(gradient(weights) / weights[..., None] - g)  # other cells' terms would weigh differently
+    bent = xp.abs(g[3] - g[1] - g[2] + g[0])
+    slack = _ROUNDING * eps * xp.max(xp.abs(g), axis=(0, -1))
+    off = xp.maximum(xp.max(bent, axis=-1), xp.max(apart, axis=(0, -1))) - slack
+    moved = xp.maximum(xp.max(xp.abs(g[1] - g[0]), axis=-1), xp.max(xp.abs(g[2] - g[0]), axis=-1))
+    return xp.max(xp.where(off > 0, off / xp.where(moved > 0, moved, eps), 0.0 * off))

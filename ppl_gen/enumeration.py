@@ -140,10 +140,12 @@ def chain_time(dependent: Sequence[Factor], state: int, owner: Owner) -> int:
     ]
     common = frozenset.intersection(*map(frozenset, lengths)) if lengths else frozenset()
     if len(common) != 1:
-        names = ", ".join(sorted({name for f in dependent for name in f.sites})) or "nothing"
+        names = ", ".join(sorted({name for f in dependent for name in f.sites})) or "found none"
         raise UnsupportedError(
             f"a Markov chain of {owner.num_steps} steps is summed out where all that depends on it ({names}) stands "
-            f"in one plate of {owner.num_steps} rows, one for each step; found {len(common)} such plates"
+            f"in one plate of {owner.num_steps} rows, one for each step; found {len(common)} such plates. The steps "
+            "are the chain's last axis; where it stands in a plate itself, with the plate of the steps inside at "
+            "dim=-1, write xp.squeeze(z, -2)"
         )
     return next(iter(common))
 

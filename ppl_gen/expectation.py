@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ppl_gen.backends.protocol import Site, UnsupportedError
-from ppl_gen.conditioning import Conditioned, Group, condition, is_quadratic, of_sites
+from ppl_gen.conditioning import Conditioned, Group, condition, departure, of_sites
 from ppl_gen.enumeration import Factor, Owner, chain_time, eliminate
 from ppl_gen.layout import Layout
 from ppl_gen.target import Target
@@ -39,6 +39,38 @@ def local_latents(target: Target) -> list[str]:
     return [n for n in target.layout.names if any(p.name in rows for p in target.sites[n].plates)]
 
 
+def chosen_latents(target: Target, integrate: Sequence[str] | None) -> list[str]:
+    """The continuous latents to integrate out: those that are named, or else the local ones.
+
+    Raises:
+        ValueError: a name that is none of a continuous latent.
+    """
+    if integrate is None:
+        return local_latents(target)
+    if isinstance(integrate, str):
+        raise ValueError(f"integrate must be a list of names, got {integrate!r}: write [{integrate!r}]")
+    unknown = [n for n in integrate if n not in target.layout.names]
+    if unknown:
+        raise ValueError(
+            f"integrate names {', '.join(map(repr, unknown))}, no continuous latent of {target.program.name}: expected "
+            f"among {list(target.layout.names)}"
+        )
+    return list(integrate)
+
+
+def _require_inside(group: Group, sites: Sequence[Site]) -> None:
+    """What depends on the latents stands inside their plates, not in another plate along the same dimension."""
+    own = {p.name for s in sites if s.name in group.sites for p in s.plates}
+    for s in sites:
+        strange = [p.name for p in s.plates if p.dim in group.ordinal and p.name not in own]
+        if strange:
+            raise UnsupportedError(
+                f"{s.name!r} depends on {', '.join(map(repr, group.sites))} from plate {strange[0]!r}, which lies "
+                f"along the same dimension as {', '.join(map(repr, own))}: put it inside, as a plate of its own "
+                "dimension, or use engine='svi' or 'nuts'"
+            )
+
+
 class Expectation:
     """The E-step of a target, and the expected log joint that goes with it.
 
@@ -57,7 +89,7 @@ class Expectation:
     def __init__(self, target: Target, integrate: Sequence[str] | None = None, weights: Any = None):
         self.target, self.weights = target, weights
         self._rows_dim = None if weights is None else _rows_dim(target, weights)
-        names = local_latents(target) if integrate is None else list(integrate)
+        names = chosen_latents(target, integrate)
         self.layout = Layout(tuple(entry for entry in target.everything.sites if entry[0] not in names))
         self.points = target.points
         self.group = self._group(names) if names else None
@@ -81,7 +113,9 @@ class Expectation:
         target, xp = self.target, self.target.backend.xp
         group = of_sites({n: target.sites[n] for n in names}, self.points, target.num_plates)
         u = self.layout.join(xp, self._prototype()) if self.layout.names else xp.zeros((0,))
-        factors = self._factors(u, target.arrays, group, xp.zeros((2, *group.cells, group.size)), lambda s: True)[0]
+        zeros = xp.zeros((2, *group.cells, group.size))
+        factors, _, sites = self._factors(u, target.arrays, group, zeros, lambda s: True)
+        _require_inside(group, [sites[f.sites[0]] for f in factors if group.touches(f)])
         variables = {v for f in factors if group.touches(f) for v in f.variables if v != self.points}
         cells = list(group.cells)
         for name, dim in target.enumerated.items():
@@ -106,17 +140,18 @@ class Expectation:
         for _ in range(2):
             u = target.backend.asarray(rng.uniform(-1, 1, self.layout.dim))
             noise = target.backend.asarray(rng.standard_normal((2, *group.cells, group.size)))
-            if not self._departure(u, noise) < _AFFINE:
+            eps = float(np.finfo(np.asarray(target.backend.to_numpy(u)).dtype).eps)
+            if not self._departure(u, noise, eps) < max(_AFFINE, 1e4 * eps):
                 raise UnsupportedError(
                     f"{engine} integrates out the latents {', '.join(map(repr, group.sites))} of "
                     f"{target.program.name}, one for each datum, exactly where they are linear-Gaussian, and the log "
                     "joint is not quadratic in them: use engine='mcem' or 'vbem', or 'svi' or 'nuts' for a posterior"
                 )
 
-    def _departure(self, u: Any, noise: Any) -> float:
+    def _departure(self, u: Any, noise: Any, eps: float) -> float:
         target = self.target
         assert self.group is not None
-        off = is_quadratic(target.backend, self.group, lambda z: self._at(u, target.arrays, z), noise)
+        off = departure(target.backend, self.group, lambda z: self._at(u, target.arrays, z), noise, eps)
         return float(target.backend.to_numpy(off))
 
     # Factors of one run ---------------------------------------------------------------------------------------

@@ -145,6 +145,53 @@ def not_gaussian(y):
         pg.sample("y", dist.Poisson(xp.exp(z)), obs=y)
 
 
+@pg.program
+def heavy_tails(y):
+    scale = pg.param("scale", 1.0, constraint=dist.constraints.positive)
+    with pg.plate("row", len(y)):
+        z = pg.sample("z", dist.StudentT(4.0, 0.0, scale))
+        pg.sample("y", dist.Normal(z, 0.01), obs=y)
+
+
+def test_one_row_far_out_hides_nothing():
+    """Every row is judged by its own gradient; another's may be a million times larger."""
+    with pytest.raises(pg.UnsupportedError, match="not quadratic"):
+        _infer(heavy_tails, np.array([0.1, -0.2, 1e6]))
+
+
+@pg.program
+def walk(y):
+    scale = pg.param("scale", 1.0, constraint=dist.constraints.positive)
+    with pg.plate("row", len(y)):
+        z = pg.sample("z", dist.Normal(0.0, scale))
+        pg.sample("y", dist.Normal(xp.cumsum(z, -1), 0.5), obs=y)
+
+
+@pg.program
+def bare_dimension(y):
+    loc = pg.param("loc", 0.0)
+    with pg.plate("row", y.shape[1]):
+        z = pg.sample("z", dist.Normal(loc * xp.ones((3, 1)), 1.0))
+        pg.sample("y", dist.Normal(z, 1.0), obs=y)
+
+
+def test_rows_that_meet_are_refused():
+    """Cells are integrated out one by one, which a walk over rows is not, nor rows that no plate declares."""
+    with pytest.raises(pg.UnsupportedError, match="not quadratic"):
+        _infer(walk, np.array([0.1, 0.5, 0.9, 1.4]))
+    with pytest.raises(pg.UnsupportedError, match="to_event"):
+        _infer(bare_dimension, RNG.normal(size=(3, 7)))
+    with pytest.raises(ValueError, match="integrate names 'nu'"):
+        _infer(effects, SPREAD, integrate=["nu"])
+
+
+def test_offsets_in_single_precision():
+    data = {"sigma": SIGMA, "y": Y + 100.0}
+    options = {"num_restarts": 1, "num_steps": 5, "tolerance": 1e-4, "init": {"mu": 100.0, "tau": 5.0}}
+    run = _infer(effects, data, precision="float32", **options)
+    assert run.attrs["e_step"] == "Gaussian conditioning" and np.isfinite(run.params["mu"])
+
+
 def test_refusals():
     with pytest.raises(pg.UnsupportedError, match="not quadratic.*mcem"):
         _infer(not_gaussian, np.array([1.0, 2, 3]))

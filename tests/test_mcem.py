@@ -61,7 +61,39 @@ def test_first_gain_is_that_of_q():
     assert abs(run.history["gain"][0] - (weights * (new - old)).sum()) < 5 * run.history["error"][0]
 
 
+@pg.program
+def gaussian(y):
+    mu = pg.param("mu", 0.0)
+    with pg.plate("row", len(y)):
+        z = pg.sample("z", dist.Normal(mu, 1.0))
+        pg.sample("y", dist.Normal(z, 1.0), obs=y)
+
+
+@pytest.mark.parametrize("engine", ["mcem", "vbem"])
+def test_what_a_run_says_of_rows(engine):
+    """Latents of single data are integrated out of log_prob; those of the fitted rows are known by their draws."""
+    y = RNG.normal(size=20) * 1.4
+    run = pg.infer(gaussian, y, engine=engine, progress=False)
+    exact = stats.norm.logpdf(y[:5], run.params["mu"], np.sqrt(2.0))
+    np.testing.assert_allclose(run.log_prob(y[:5]), exact, atol=1e-8)
+    assert run.log_prob_kind == "exact"
+    held, draws = run.latent(), run.posterior["z"].shape[1]
+    bound = 5 * np.sqrt(0.5 / (draws / 10))  # draws count for a tenth of independent ones at least
+    np.testing.assert_allclose(held["z"], (y + run.params["mu"]) / 2, atol=bound)
+    assert held["z_cov"].shape == (20, 1, 1)
+
+
+@pg.program
+def out_of_bounds(y):
+    low = pg.param("low", 0.5)
+    with pg.plate("row", len(y)):
+        z = pg.sample("z", dist.Normal(low, 1.0))
+        pg.sample("y", dist.Uniform(z, z + 1.0), obs=y)
+
+
 def test_refusals():
+    with pytest.raises(pg.ProgramError, match="not finite|no finite"):
+        _infer(out_of_bounds, np.array([0.6, 0.9, 1.2]))
     with pytest.raises(ValueError, match="num_chains"):
         _infer(overdispersed, COUNTS, num_chains=1)
     with pytest.raises(pg.UnsupportedError, match="no.* in a plate|none in a plate"):

@@ -45,6 +45,15 @@ def test_file_and_stream(optimum, tmp_path):
     assert len(of_stream.history["log_likelihood"]) == 19
 
 
+def test_every_row_of_a_file_is_seen(tmp_path):
+    """Rows beyond the last whole batch are half of a cluster that lies apart."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(size=(60, 2)), 20.0 + rng.normal(size=(50, 2))])
+    np.save(tmp_path / "x.npy", x)
+    run = _infer(np.load(tmp_path / "x.npy", mmap_mode="r"), batch_size=60, num_steps=40)
+    np.testing.assert_allclose(np.sort(run.params["locs"][:, 0]), [0.0, 20.0], atol=1.0)
+
+
 def test_one_batch_of_all_rows_is_em():
     """With gamma = 1 and all rows in the batch, a step is an iteration of EM."""
     init = {"locs": X[:2], "scales": np.ones((2, 2)), "weights": [0.5, 0.5]}

@@ -26,9 +26,9 @@ class EM(Climbing):
 
     Discrete latents are summed out; continuous ones with one value for each datum are integrated out where the
     program is linear-Gaussian in them, which is tested; the two may stand together, as in a mixture of factor
-    analysers. The M-step is the model's own where it brings one, otherwise some L-BFGS iterations on the expected log
-    joint from the current point (generalised EM): the history never falls. The other continuous latents and the params
-    are what is maximised.
+    analysers. The M-step is the model's own where it brings one; else parameters that feed an exponential-family site
+    directly have a closed form, also found by test, and the others take some L-BFGS iterations on the expected log
+    joint (generalised EM): the history never falls. The other continuous latents and the params are what is maximised.
 
     Attributes:
         num_steps: iterations at most.

@@ -42,6 +42,11 @@ class Locals:
         self.target, self.names = target, tuple(names)
         sites = {n: target.sites[n] for n in names}
         self.plates = {p.dim: p.size for s in sites.values() for p in s.plates}
+        if not self.plates:
+            raise UnsupportedError(
+                f"the latents {', '.join(map(repr, names))} of {target.program.name} stand in no plate, one value of "
+                "them for all data: use engine='svi' or 'nuts', or 'em' where they are Gaussian"
+            )
         self.cells = tuple(self.plates.get(d, 1) for d in range(min(self.plates), 0))
         if any(tuple(s.batch_shape) != self.cells for s in sites.values()):
             shapes = ", ".join(f"{n!r} {tuple(s.batch_shape)}" for n, s in sites.items())

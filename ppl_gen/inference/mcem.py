@@ -11,7 +11,8 @@ import numpy as np
 from scipy.special import ndtri
 
 from ppl_gen.backends.protocol import UnsupportedError
-from ppl_gen.expectation import local_latents
+from ppl_gen.checks import ProgramError
+from ppl_gen.expectation import chosen_latents
 from ppl_gen.inference import adaptation, langevin
 from ppl_gen.inference.climbing import check_weights
 from ppl_gen.inference.driver import Driver
@@ -87,7 +88,7 @@ class MCEM(Engine):
         locals_.require_apart(self.name)
 
     def _locals(self, target: Target) -> Locals:
-        names = local_latents(target) if self.integrate is None else list(self.integrate)
+        names = chosen_latents(target, self.integrate)
         if not names:
             raise UnsupportedError(
                 f"mcem draws each datum's own continuous latents, and {target.program.name} has none in a plate that "
@@ -107,6 +108,11 @@ class MCEM(Engine):
             stop=steps.stop,
             describe=lambda r: f"gain {r['gain'][-1]:.3f}, {int(r['num_draws'][-1])} draws",
         )
+        if not np.isfinite(report["gain"][-1]):
+            raise ProgramError(
+                f"mcem lost the density of {target.program.name}: Q at the new params is not finite at draws made at "
+                "the old ones; bounds that depend on what is maximised do that: use engine='map' or 'nuts'"
+            )
         outcome = steps.finish(state)
         outcome.history.update(gain=report["gain"], error=report["error"], num_draws=report["num_draws"])
         if reason is None:
@@ -269,6 +275,11 @@ class _Steps:
         return Outcome(
             draws={n: v[None] for n, v in values.items()},
             params={n: values[n][0] for n in self.locals.layout.names},
-            attrs={"e_step": "Langevin draws", "m_step": "gradient", "objective": self.options.objective},
+            attrs={
+                "e_step": "Langevin draws",
+                "m_step": "gradient",
+                "objective": self.options.objective,
+                "local_latents": ", ".join(self.locals.names),
+            },
             exact=False,
         )

@@ -15,7 +15,7 @@ from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.engine import Engine, Outcome, positive
 from ppl_gen.inference.maximum import of_point
 from ppl_gen.inference.starts import check_init, model_starts
-from ppl_gen.program import Program
+from ppl_gen.program import Bound, DataError, Program
 from ppl_gen.rows import Rows
 from ppl_gen.target import Target
 
@@ -104,12 +104,13 @@ class _Steps:
         self.rng = np.random.default_rng(seed)
         self.rows_in_all = target.bound.num_rows
         self.size = min(engine.batch_size, self.rows_in_all)
-        per_epoch = max(1, self.rows_in_all // self.size)
+        per_epoch = -(-self.rows_in_all // self.size)
         self.num_steps = engine.num_steps or (10**9 if engine.stream is not None else _EPOCHS * per_epoch)
         self.taken, self.ended = 0, False
         self._batches = self._stream() if engine.stream is not None else self._epochs()
         backend = target.backend
-        self._step = target.compiled(("stepwise", "step"), lambda: backend.compile(self._one, calls=self.num_steps))
+        calls = min(self.num_steps, 5000)
+        self._step = target.compiled(("stepwise", "step"), lambda: backend.compile(self._one, calls=calls))
         self._around: Any = None
 
     def start(self) -> Any:
@@ -163,7 +164,12 @@ class _Steps:
 
     def _slice(self, i: int) -> dict[str, np.ndarray]:
         host = self.target.bound.host
-        return {n: np.asarray(host[n][i * self.size : (i + 1) * self.size]) for n in self.model.em_rows if n in host}
+        return {n: np.asarray(host[n][self._rows(i)]) for n in self.model.em_rows if n in host}
+
+    def _rows(self, i: int) -> slice:
+        """Batch i; the last one reaches back, so that all are of one length."""
+        first = min(i * self.size, self.rows_in_all - self.size)
+        return slice(first, first + self.size)
 
     def _placed(self, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
         bound = self.target.bound
@@ -173,11 +179,11 @@ class _Steps:
         """Batches in a new order each time through: of rows in memory drawn anew, of a file as they lie there."""
         host = {n: self.target.bound.host[n] for n in self.model.em_rows if n in self.target.bound.host}
         from_file = any(isinstance(x, np.memmap) for x in host.values())
-        count = max(1, self.rows_in_all // self.size)
+        count = -(-self.rows_in_all // self.size)
         while True:
             order = self.rng.permutation(count if from_file else self.rows_in_all)
             for i in range(count):
-                chosen = order[i * self.size : (i + 1) * self.size]
+                chosen = order[self._rows(i)]
                 yield self._placed(self._slice(order[i]) if from_file else {n: x[chosen] for n, x in host.items()})
 
     def _stream(self) -> Iterator[Any]:
@@ -186,7 +192,14 @@ class _Steps:
         for data in self.engine.stream or ():
             bound = self.target.program.bind(data, self.target.backend, ())
             self.rows_in_all += bound.num_rows
-            yield self._placed(bound.host)
+            yield {**self.target.bound.arrays, **{n: self._like_first(n, bound) for n in self.model.em_rows}}
+
+    def _like_first(self, name: str, bound: Bound) -> Any:
+        """An argument of a batch that came, with columns as the first rows have them."""
+        expected, came = self.target.bound.host[name].shape[1:], bound.host[name].shape[1:]
+        if came != expected:
+            raise DataError(f"{name!r} of a batch of the stream has rows of shape {came}: expected {expected}")
+        return bound.arrays[name]
 
     def final(self, params: Any) -> np.ndarray:
         """Log likelihood of the data at hand at the end, for each restart."""

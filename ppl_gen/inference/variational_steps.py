@@ -151,7 +151,12 @@ class VariationalSteps:
         return Outcome(
             draws={n: v[None] for n, v in draws.items()},
             params={**{n: draws[n][0] for n in self.locals.layout.names}, **self._learned(q)},
-            attrs={"e_step": self.e_name, "m_step": "gradient", "objective": self.options.objective},
+            attrs={
+                "e_step": self.e_name,
+                "m_step": "gradient",
+                "objective": self.options.objective,
+                "local_latents": ", ".join(self.locals.names),
+            },
             exact=False,
         )
 

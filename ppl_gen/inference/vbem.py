@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from ppl_gen.backends.protocol import UnsupportedError
 from ppl_gen.capabilities import ClosedFormVB
-from ppl_gen.expectation import local_latents
+from ppl_gen.expectation import chosen_latents
 from ppl_gen.inference.climbing import Climbing, check_rows, check_weights
 from ppl_gen.inference.conjugate_steps import ConjugateSteps
 from ppl_gen.inference.engine import one_of, positive
@@ -82,7 +82,7 @@ class VBEM(Climbing):
             Guide(target, locals_).require_gaussian(self.name)
 
     def _locals(self, target: Target) -> Locals:
-        names = local_latents(target) if self.integrate is None else list(self.integrate)
+        names = chosen_latents(target, self.integrate)
         if not names:
             raise UnsupportedError(
                 f"vbem has a q for each datum's own continuous latents, and {target.program.name} has none in a plate "

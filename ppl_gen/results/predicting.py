@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -113,6 +114,17 @@ def latent(target: Target, posterior: Draws, params: Draws) -> dict[str, np.ndar
 
     found = {n: np.asarray(x) for n, x in _run(target, "latent", held, values, 0, False).items()}
     return {n: x.mean(0) + _between(found.get(n.removesuffix("_cov")), x) for n, x in found.items()}
+
+
+def of_draws(draws: Draws) -> dict[str, np.ndarray]:
+    """Mean and covariance of latents (chain, draw, ...) of rows along their first axis, from their draws."""
+    found = {}
+    for name, x in draws.items():
+        flat = x.reshape(-1, *x.shape[2:3], math.prod(x.shape[3:]))
+        off = flat - flat.mean(0)
+        found[name] = x.mean((0, 1))
+        found[f"{name}_cov"] = np.einsum("s...i,s...j->...ij", off, off) / len(off)
+    return found
 
 
 def _of_q(target: Target, q: Draws) -> dict[str, np.ndarray]:

@@ -171,7 +171,7 @@ class Run:
 
         def of_rows(target: Target) -> np.ndarray:
             target.require_full_data("log_prob")
-            return predicting.log_prob(target, self.posterior, self.params)
+            return predicting.log_prob(target, self._without_locals(), self.params)
 
         parts = self._by_rows(of_rows, data)
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -191,16 +191,30 @@ class Run:
         """
 
         def of_rows(target: Target) -> dict[str, np.ndarray]:
-            return predicting.latent(target, self.posterior, self.params)
+            return predicting.latent(target, self._without_locals(), self.params)
 
+        if data is None and self._locals():
+            return predicting.of_draws({n: self.posterior[n] for n in self._locals()})
         parts = self._by_rows(of_rows, data)
         return parts[0] if len(parts) == 1 else {n: np.concatenate([p[n] for p in parts]) for n in parts[0]}
 
     @property
     def log_prob_kind(self) -> str:
         """"exact" for a point estimate, "estimate" for a Monte Carlo average over draws, one from a q among them."""
-        draws = next((x.shape[0] * x.shape[1] for x in self.posterior.values()), 1)
+        draws = next((x.shape[0] * x.shape[1] for x in self._without_locals().values()), 1)
+        if self._locals():
+            return "exact"
         return "exact" if draws == 1 and "elbo" not in self.history else "estimate"
+
+    def _locals(self) -> list[str]:
+        """Latents of single data that are drawn beside a point: they belong to the fitted rows."""
+        return [n for n in self.attrs.get("local_latents", "").split(", ") if n]
+
+    def _without_locals(self) -> dict[str, np.ndarray]:
+        """The posterior, of a point with drawn latents the point alone."""
+        if not self._locals():
+            return self.posterior
+        return {n: x[None, None] for n, x in self.params.items() if n in self.posterior}
 
     def _program(self) -> Program:
         if self.program is None:
