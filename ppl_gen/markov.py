@@ -18,7 +18,7 @@ from ppl_gen.markov_paths import simulate, viterbi
 
 __all__ = ["forward_backward", "log_marginal", "simulate", "viterbi"]
 
-_SMALL = 2**16  # entries of products of matrices, up to which plain array functions are the faster ones
+_SMALL = 2**17  # entries of products of matrices, up to which plain array functions are the faster ones
 
 
 def log_marginal(xp: Any, log_initial: Any, log_transition: Any, log_emission: Any) -> Any:

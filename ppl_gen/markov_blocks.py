@@ -8,9 +8,9 @@ it was not good enough, and where a chain does not forget computed from the bloc
 Linear space underflows where a path falls behind by e^700 and wins in the end. That no such path was lost is verified
 too (:class:`_Limits`); else everything is done again in log space.
 
-Layout as in :mod:`ppl_gen.markov_layout`. Symbols: p predicted and a
-filtered probabilities of the state; e emission, divided by the evidence of the step; v and u = e v as in the backward
-recursion in the same scale, so that a v is the posterior (Rabiner 1989, section III and V.A).
+Layout as in :mod:`ppl_gen.markov_layout`. Symbols: p predicted and a filtered probabilities of the state; e emission,
+divided by the evidence of the step; v and u = e v as in the backward recursion in the same scale, so that a v is the
+posterior (Rabiner 1989, section III and V.A).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a hidden Markov model is observed by: Gaussians, mixtures of them, categories.
+"""What a hidden Markov model is observed by: Gaussians and mixtures of them.
 
 Each is a :class:`ppl_gen.markov_layout.Emission`: features before columns, so that the columns of a block of time, or a
 series, run along contiguous rows. ``prepare`` makes of the sites what densities are computed from.
@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ppl_gen.markov_logs import LOG_ZERO
 from ppl_gen.missing import Missing
 from ppl_gen.models import _kmeans
+from ppl_gen.models._categories import normalised
 from ppl_gen.models._missing_gaussian import complete
 from ppl_gen.models._rows import filled, some_rows
 from ppl_gen.models.gaussian_mixture import GaussianMixture
@@ -139,31 +139,44 @@ class Gaussians:
         return complete(Missing(values, observed), prepared["locs"][..., None, :], prepared["sigma"][..., None, :, :])
 
     def moments(
-        self, statistics: Mapping[str, Any], params: Mapping[str, Any], reference: Mapping[str, Any]
+        self, statistics: Mapping[str, Any], params: Mapping[str, Any], reference: Mapping[str, Any], around: Any
     ) -> dict[str, Any]:
-        """Statistics as :meth:`GaussianMixture.em_update` takes them."""
-        (centre, root), d = self._frame(reference), reference["locs"].shape[1]
+        """Statistics as :meth:`GaussianMixture.em_update` takes them, in the frame of ``around``."""
+        (centre, root), (new_centre, new_root) = self._frame(reference), self._frame(around)
+        size, first, second = self._of_y(statistics, params, centre, root)
+        if not self.mixture._dense(centre.shape[0]):
+            b, shift = root / new_root, (centre - new_centre) / new_root
+            moved = size[:, None] * shift
+            second = b * b * second + shift * (2.0 * b * first + moved)
+            return {"size": size, "first": b * first + moved, "second": second}
+        b = xp.linalg.solve_triangular(new_root, root, lower=True)
+        shift = xp.linalg.solve_triangular(new_root, centre - new_centre, lower=True)
+        first, moved = first @ b.T, size[:, None] * shift
+        cross = (first + 0.5 * moved)[:, :, None] * shift
+        second = b @ second @ b.T + cross + xp.swapaxes(cross, 1, 2)
+        return {"size": size, "first": first + moved, "second": second}
+
+    def _of_y(self, statistics: Mapping[str, Any], params: Mapping[str, Any], centre: Any, root: Any) -> tuple:
+        """Sizes (K,) and sums of y and of its squares, or products, for each component."""
+        d = centre.shape[0]
         if "features" not in statistics:
             size, tril = statistics["size"], self.mixture._scale_tril(params)
             second = statistics["second"] + size[:, None, None] * (tril @ xp.swapaxes(tril, -1, -2))
             inverse = xp.linalg.solve_triangular(root, xp.eye(d), lower=True)
-            return {"size": size, "first": statistics["first"] @ inverse.T, "second": inverse @ second @ inverse.T}
+            return size, statistics["first"] @ inverse.T, inverse @ second @ inverse.T
         features, size = statistics["features"], statistics["features"][:, 0]
         if self.mixture._dense(d):
-            second = xp.take(features[:, 1 + d :], _square(d), axis=1)
-            return {"size": size, "first": features[:, 1 : 1 + d], "second": second}
+            return size, features[:, 1 : 1 + d], xp.take(features[:, 1 + d :], _square(d), axis=1)
         first, second = features[:, -2 * d : -d], features[:, -d:]
         if features.shape[1] > 1 + 2 * d:
             unseen = size[:, None] - features[:, 1 : 1 + d]
             own, m = self.mixture._scales(params, d) / root, (params["locs"] - centre) / root
             first, second = first + unseen * m, second + unseen * (m * m + own * own)
-        return {"size": size, "first": first, "second": second}
+        return size, first, second
 
-    def update(
-        self, moments: Mapping[str, Any], around: Mapping[str, Any], reference: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def update(self, moments: Mapping[str, Any], around: Mapping[str, Any]) -> dict[str, Any]:
         """M-step; components that no row belongs to stay where they are."""
-        new, held = self.mixture.em_update(moments, self._weighted(reference)), moments["size"] > 0
+        new, held = self.mixture.em_update(moments, self._weighted(around)), moments["size"] > 0
         return {
             name: xp.where(held.reshape((-1, *(1,) * (x.ndim - 1))), x, around[name]) if name in self.of_states() else x
             for name, x in new.items()
@@ -251,15 +264,13 @@ class Mixtures:
         return xp.reshape(found, (*found.shape[:-2], *self.shape, found.shape[-1]))
 
     def moments(
-        self, statistics: Mapping[str, Any], params: Mapping[str, Any], reference: Mapping[str, Any]
+        self, statistics: Mapping[str, Any], params: Mapping[str, Any], reference: Mapping[str, Any], around: Any
     ) -> dict[str, Any]:
-        return self.gaussians.moments(statistics, self._flat(params), self._flat(reference))
+        return self.gaussians.moments(statistics, *map(self._flat, (params, reference, around)))
 
-    def update(
-        self, moments: Mapping[str, Any], around: Mapping[str, Any], reference: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def update(self, moments: Mapping[str, Any], around: Mapping[str, Any]) -> dict[str, Any]:
         size = xp.reshape(moments["size"], self.shape)
-        new = self.gaussians.update(moments, self._flat(around), self._flat(reference))
+        new = self.gaussians.update(moments, self._flat(around))
         return {**self._unflat(new), "weights": normalised(size, around["weights"])}
 
     def _flat(self, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -286,81 +297,6 @@ class Mixtures:
 
     def of_states(self) -> tuple[str, ...]:
         return (*self.gaussians.of_states(), "weights")
-
-
-@dataclass(frozen=True)
-class Categories:
-    """x | z = k ~ Categorical(p_k); site ``probs`` (K, C)."""
-
-    num_states: int
-    num_categories: int
-
-    noise_width: ClassVar[int] = 0
-
-    def declare(self, d: int, centre: Any, spread: Any) -> dict[str, Any]:
-        some = dist.Dirichlet(xp.ones((self.num_categories,)))
-        return {"probs": sample("probs", some.expand([self.num_states]).to_event(1))}
-
-    def starts(self, x: np.ndarray, num_starts: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Half the frequencies of codes x (N, 1), half drawn from the simplex."""
-        codes = x[~np.isnan(x)]
-        if len(codes) and not (np.isin(codes, range(self.num_categories)).all()):
-            raise DataError(
-                f"x holds codes from {codes.min():g} to {codes.max():g}: expected whole numbers from 0 to "
-                f"{self.num_categories - 1}, as num_categories is {self.num_categories}"
-            )
-        share = np.bincount(codes.astype(int), minlength=self.num_categories) + 1.0
-        drawn = rng.dirichlet(np.ones(self.num_categories), (num_starts, self.num_states))
-        return {"probs": 0.5 * share / share.sum() + 0.5 * drawn}
-
-    def reference(self, centre: Any, spread: Any, x: Any = None) -> dict[str, Any]:
-        return {}
-
-    def lay_out(self, x: Any, observed: Any, reference: Mapping[str, Any]) -> dict[str, Any]:
-        return {"x": x} if observed is None else {"x": x, "observed": observed}
-
-    def prepare(self, params: Mapping[str, Any], reference: Mapping[str, Any], incomplete: bool) -> dict[str, Any]:
-        return {"logits": xp.maximum(xp.log(params["probs"]), LOG_ZERO)}
-
-    def log_density(self, xp: Any, prepared: Mapping[str, Any], x: Mapping[str, Any]) -> Any:
-        return prepared["logits"] @ self._hot(xp, x)
-
-    def statistics(self, xp: Any, prepared: Mapping[str, Any], x: Mapping[str, Any], gamma: Any) -> dict[str, Any]:
-        return {"counts": gamma @ xp.swapaxes(self._hot(xp, x), -1, -2)}
-
-    def _hot(self, xp: Any, x: Mapping[str, Any]) -> Any:
-        """Indicators (..., C, columns); 0 where nothing was observed."""
-        hot = xp.where(x["x"] == xp.arange(self.num_categories)[:, None], 1.0, 0.0)
-        return hot * x["observed"] if "observed" in x else hot
-
-    def moments(
-        self, statistics: Mapping[str, Any], params: Mapping[str, Any], reference: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        return dict(statistics)
-
-    def update(
-        self, moments: Mapping[str, Any], around: Mapping[str, Any], reference: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        return {"probs": normalised(moments["counts"], around["probs"])}
-
-    def generate(self, params: Mapping[str, Any], z: Any, noise: Any) -> Any:
-        """Codes x (..., T, 1) of states z (..., T) and standard normals (..., T, 1)."""
-        cumulative = xp.cumsum(params["probs"], axis=-1)[z]
-        above = xp.astype(xp.ndtr(noise) * cumulative[..., -1:] >= cumulative[..., :-1], xp.int64)
-        return xp.sum(above, axis=-1, keepdims=True)
-
-    def permuted(self, draws: Mapping[str, np.ndarray], lead: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """States in the order of their mean codes."""
-        return dict(draws), draws["probs"] @ np.arange(self.num_categories)
-
-    def of_states(self) -> tuple[str, ...]:
-        return ("probs",)
-
-
-def normalised(counts: Any, otherwise: Any) -> Any:
-    """Rows of counts as probabilities, those of rows without any as ``otherwise``."""
-    total = xp.sum(counts, axis=-1, keepdims=True)
-    return xp.where(total > 0, counts / xp.where(total > 0, total, 1.0), otherwise)
 
 
 def taken(x: np.ndarray, order: np.ndarray, axis: int) -> np.ndarray:

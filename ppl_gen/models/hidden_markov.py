@@ -11,7 +11,8 @@ import numpy as np
 
 from ppl_gen import markov, markov_blocks, markov_layout
 from ppl_gen.missing import Missing, split
-from ppl_gen.models._emissions import Categories, Gaussians, Mixtures, normalised, taken
+from ppl_gen.models._categories import Categories, normalised
+from ppl_gen.models._emissions import Gaussians, Mixtures, taken
 from ppl_gen.models._options import count, one_of
 from ppl_gen.models._scale import data_scale
 from ppl_gen.models.gaussian_mixture import GaussianMixture
@@ -251,15 +252,15 @@ class HiddenMarkov:
         infer = xp.routine(markov_blocks.sums, (xp, emission))
         sums = infer(params["initial_probs"], params["transition_probs"], prepared, chains)
         value = xp.sum(sums.log_marginal * chains.first[0, 0])
-        moments = emission.moments(sums.statistics, params, reference)
-        return {"initial": sums.first, "transition": sums.pairs, "moments": moments, "reference": reference}, value
+        moments = emission.moments(sums.statistics, params, reference, around)
+        return {"initial": sums.first, "transition": sums.pairs, **moments}, value
 
     def em_update(self, statistics: Any, around: Any) -> dict[str, Any]:
         """M-step (Rabiner 1989, equations 40, 52 to 54); what no step says anything of stays as it is."""
         return {
             "initial_probs": normalised(statistics["initial"], around["initial_probs"]),
             "transition_probs": normalised(statistics["transition"], around["transition_probs"]),
-            **self._emission.update(statistics["moments"], around, statistics["reference"]),
+            **self._emission.update(statistics, around),
         }
 
 
