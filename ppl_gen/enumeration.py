@@ -107,6 +107,8 @@ def eliminate(xp: Any, factors: Iterable[Factor], owners: Mapping[int, Owner]) -
             result = _contract(xp, group, local, owners)
             if not result.variables:
                 done.append(_weighted(xp, result, 1.0))
+            elif result.ordinal < leaf:  # the steps of a chain are gone with it
+                waiting.append(result)
             else:
                 waiting.append(_lift(xp, result, owners))
     return done
@@ -205,8 +207,6 @@ def _contract_chain(
 def _lift(xp: Any, f: Factor, owners: Mapping[int, Owner]) -> Factor:
     """The product over the plates that the remaining variables do not stand in."""
     parent = frozenset().union(*(owners[v].ordinal for v in f.variables))
-    if parent == f.ordinal:  # what is left of a chain
-        return f
     if not parent < f.ordinal:
         raise UnsupportedError(
             f"the discrete latents behind {', '.join(f.sites)} cannot be summed out exactly: their plates cross; put "

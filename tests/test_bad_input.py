@@ -96,8 +96,8 @@ DATA = [
     both("NaN", fit(line, {"x": X, "y": changed(Y, 2, np.nan)}), pg.DataError, "'y'", "1 ", "(2,)", "drop or impute"),
     case("infinite", fit(line, (X, changed(Y, [1, 3], np.inf))), pg.DataError, "'y'", "2 entries", "(1,)", "impute"),
     case(
-        "NaN in a table",
-        model("GaussianMixture", 2, data=changed(GRID, (4, 1), np.nan)),
+        "infinite entry of a table",
+        model("GaussianMixture", 2, data=changed(GRID, (4, 1), np.inf)),
         pg.DataError,
         "'x'",
         "(4, 1)",
@@ -259,7 +259,7 @@ ENGINES = [
         both(f"subsampled under {e}", fit(subsampled, Y, e), pg.UnsupportedError, e, "'row'", "subsample_size", "'svi'")
         for e in ("nuts", "mala", "map", "em")
     ),
-    both("em without discrete latents", fit(line, (X, Y), "em"), pg.UnsupportedError, "em", "discrete", "'map'"),
+    both("em without discrete latents", fit(line, (X, Y), "em"), pg.UnsupportedError, "em", "integrate", "'map'"),
     both(
         "em with latents of a datum", fit(local_scales, Y, "em"), pg.UnsupportedError, "'scale'", "each datum", "'nuts'"
     ),
