@@ -326,7 +326,7 @@ def test_samples_lie_in_the_support(make, value):
     assert theirs.support.check(others).all()
 
 
-OWN = ["FromFunctions", "Ordered", "OneHotCategorical", "TruncatedNormal", "TruncatedPolyaGamma"]
+OWN = ["FromFunctions", "MarkovChain", "Ordered", "OneHotCategorical", "TruncatedNormal", "TruncatedPolyaGamma"]
 
 
 @pytest.mark.parametrize("name", OWN)
