@@ -9,6 +9,7 @@ import jax
 import numpyro
 
 from ppl_gen.backends import activate
+from ppl_gen.backends.batching import sparing
 from ppl_gen.backends.numpyro import (
     arrays,
     compiling,
@@ -49,7 +50,7 @@ class NumPyroBackend:
     value_and_grad = staticmethod(jax.value_and_grad)
     grad = staticmethod(jax.grad)
     hessian = staticmethod(jax.hessian)
-    vmap = staticmethod(jax.vmap)
+    vmap = staticmethod(sparing(jax.vmap, jax.tree.leaves, jax.tree.map))
     compile = staticmethod(compiling.compile)
     scan = staticmethod(compiling.scan)
     sum_over_rows = staticmethod(compiling.sum_over_rows)

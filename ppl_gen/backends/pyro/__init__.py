@@ -8,8 +8,10 @@ from typing import Any
 
 import pyro
 import torch
+from torch.utils import _pytree as pytree
 
 from ppl_gen.backends import activate
+from ppl_gen.backends.batching import sparing
 from ppl_gen.backends.protocol import Backend
 from ppl_gen.backends.pyro import arrays, compiling, distributions, native, optimisers, processes, randomness, tracing
 
@@ -55,7 +57,7 @@ class PyroBackend:
     value_and_grad = staticmethod(_value_and_grad)
     grad = staticmethod(torch.func.grad)
     hessian = staticmethod(torch.func.hessian)
-    vmap = staticmethod(_vmap)
+    vmap = staticmethod(sparing(_vmap, pytree.tree_leaves, pytree.tree_map))
     compile = staticmethod(compiling.compile)
     scan = staticmethod(compiling.scan)
     sum_over_rows = staticmethod(compiling.sum_over_rows)

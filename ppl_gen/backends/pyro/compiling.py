@@ -25,9 +25,10 @@ from torch._subclasses import fake_tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
-# A graph costs about 5 microseconds a node when it is interpreted; compiling it, some seconds once.
-_SECONDS_PER_NODE = 5e-6
-_SECONDS_TO_COMPILE = 6.0
+# What an interpreted graph costs more than machine code: so much a node, and so much a byte that a node puts into
+# memory, where loops that are fused keep it in registers. And what making machine code costs, once.
+_SECONDS_PER_NODE, _SECONDS_PER_BYTE = 5e-6, 3e-11
+_SECONDS_TO_COMPILE, _SECONDS_TO_COMPILE_NODE = 6.0, 8e-3
 
 _NO_STACKS = SimpleNamespace(extract_stack=list, format_list=traceback.format_list)
 
@@ -155,7 +156,11 @@ def _unchecked() -> Iterator[None]:
 
 
 def _repays(graph: torch.fx.GraphModule, calls: int) -> bool:
-    return calls * len(graph.graph.nodes) * _SECONDS_PER_NODE > _SECONDS_TO_COMPILE
+    """Whether machine code saves more time in so many calls than it takes to make."""
+    nodes = graph.graph.nodes
+    size = sum(x.nbytes for x in (node.meta.get("val") for node in nodes) if isinstance(x, torch.Tensor))
+    saved = len(nodes) * _SECONDS_PER_NODE + size * _SECONDS_PER_BYTE
+    return calls * saved > _SECONDS_TO_COMPILE + len(nodes) * _SECONDS_TO_COMPILE_NODE
 
 
 def _machine_code(graph: torch.fx.GraphModule, tensors: list[torch.Tensor]) -> Callable[..., Any]:
@@ -219,7 +224,7 @@ def _batch(f: Any, draws: Any, start: int, stop: int, constants: tuple, random: 
 
 
 # Rows that the cores work on at a time stay in their cache; the GPU wants more of them.
-_CPU_ROWS, _GPU_ROWS = 4096, 65536
+_CPU_ROWS, _GPU_ROWS = 8192, 65536
 
 
 def sum_over_rows(f: Callable[..., Any], *, calls: int = 1) -> Callable[..., Any]:
