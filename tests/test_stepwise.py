@@ -65,6 +65,19 @@ def test_one_batch_of_all_rows_is_em():
     assert run.attrs["log_likelihood"] == pytest.approx(em.history["log_likelihood"][1], rel=1e-10)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_weights_are_repetitions(backend):
+    """Rows that count twice in one batch of all, and rows that do not count."""
+    weights = np.random.default_rng(1).integers(0, 3, len(X))
+    init = {"locs": LOCS, "scales": np.ones((2, 2)), "weights": [0.5, 0.5]}
+    options = {"init": init, "num_steps": 1, "delay": 1, "decay": 1.0, "batch_size": 10_000}
+    weighted = _infer(X, backend, weights=weights, **options)
+    repeated = _infer(np.repeat(X, weights, axis=0), backend, **options)
+    for name, value in repeated.params.items():
+        np.testing.assert_allclose(weighted.params[name], value, rtol=1e-9)
+    assert weighted.attrs["log_likelihood"] == pytest.approx(repeated.attrs["log_likelihood"], rel=1e-10)
+
+
 @pg.program
 def no_steps(y):
     mu = pg.sample("mu", dist.Normal(0.0, 1.0))
@@ -77,5 +90,9 @@ def test_refusals():
         pg.infer(no_steps, X[:, 0], engine="stepwise", progress=False)
     with pytest.raises(ValueError, match="decay"):
         _infer(X, decay=0.4)
+    with pytest.raises(ValueError, match="3 weights came for 4000 rows"):
+        _infer(X, weights=[1.0, 2.0, 3.0])
+    with pytest.raises(ValueError, match="stream"):
+        _infer(X, weights=np.ones(4000), stream=[X])
     with pytest.raises(pg.DataError, match="NaN"):
         _infer(X[:200], stream=[np.full((10, 2), np.inf)])

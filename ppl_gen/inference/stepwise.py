@@ -11,6 +11,7 @@ import numpy as np
 from ppl_gen.backends.protocol import UnsupportedError
 from ppl_gen.capabilities import ClosedFormEM
 from ppl_gen.checks import ProgramError
+from ppl_gen.inference.climbing import check_rows, check_weights
 from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.engine import Engine, Outcome, positive
 from ppl_gen.inference.maximum import of_point
@@ -39,6 +40,7 @@ class Stepwise(Engine):
         delay: batches that the first step counts for.
         num_restarts: starts, run side by side, of which the best end is kept.
         init: site -> starting value, constrained.
+        weights: how often each row counts, (rows,); None for once. Not with a stream.
         stream: batches that follow after ``data``, each in the form of ``data``, of any length; gone through once,
             instead of ``data`` again and again. ``data`` are then the first rows, which give the start.
     """
@@ -52,12 +54,15 @@ class Stepwise(Engine):
     delay: int = 2
     num_restarts: int = 1
     init: Mapping[str, Any] | None = None
+    weights: Any = None
     stream: Iterable[Any] | None = None
 
     def __post_init__(self) -> None:
         positive(self, "batch_size", "delay", "num_restarts", *(["num_steps"] if self.num_steps is not None else []))
         if isinstance(self.decay, bool) or not isinstance(self.decay, int | float) or not 0.5 < self.decay <= 1:
             raise ValueError(f"decay must be a number above 0.5 and at most 1, got {self.decay!r}")
+        if check_weights(self.weights) is not None and self.stream is not None:
+            raise ValueError("weights belong to the rows of data, and a stream brings others: repeat its rows instead")
 
     def rows_at_once(self, program: Program) -> int | None:
         return self.batch_size
@@ -70,6 +75,7 @@ class Stepwise(Engine):
                 "on all rows, or 'svi' with a subsampled plate"
             )
         check_init(target, self.init, target.everything)
+        check_rows(target, check_weights(self.weights))
 
     def run(self, target: Target, driver: Driver, seed: int) -> Outcome:
         steps = _Steps(self, target, seed)
@@ -106,7 +112,7 @@ class _Steps:
         self.size = min(engine.batch_size, self.rows_in_all)
         per_epoch = -(-self.rows_in_all // self.size)
         self.num_steps = engine.num_steps or (10**9 if engine.stream is not None else _EPOCHS * per_epoch)
-        self.taken, self.ended = 0, False
+        self.taken, self.ended, self.weights = 0, False, check_weights(engine.weights)
         self._batches = self._stream() if engine.stream is not None else self._epochs()
         backend = target.backend
         calls = min(self.num_steps, 5000)
@@ -119,20 +125,20 @@ class _Steps:
         params = model_starts(target, engine.num_restarts, self.rng, engine.init)
         self._around = params
         first = target.compiled(("stepwise", "first"), lambda: target.backend.compile(self._per_row))
-        statistics, _ = first(params, params, next(self._batches))
+        statistics, _ = first(params, params, *next(self._batches))
         return {"params": params, "statistics": statistics}
 
     def advance(self, state: Any, done: int, count: int) -> tuple[Any, Any]:
         """``count`` batches, fewer where the stream ends."""
         xp, values = self.target.backend.xp, []
         for t in range(done, done + count):
-            batch = next(self._batches, None)
-            if batch is None:
+            data, weights = next(self._batches, (None, None))
+            if data is None:
                 self.ended = True
                 break
             gamma = self.target.backend.asarray((t + self.engine.delay) ** -self.engine.decay)
             rows = self.target.backend.asarray(float(self.rows_in_all))
-            state, value = self._step(state, self._around, batch, gamma, rows)
+            state, value = self._step(state, self._around, data, weights, gamma, rows)
             values.append(value)
         self.taken += len(values)
         missing = [xp.full((self.engine.num_restarts,), np.nan)] * (count - len(values))
@@ -146,15 +152,15 @@ class _Steps:
 
     # One batch ------------------------------------------------------------------------------------------------
 
-    def _per_row(self, params: Any, around: Any, data: Any) -> Any:
+    def _per_row(self, params: Any, around: Any, data: Any, weights: Any) -> Any:
         """Average statistics and log likelihood of a row."""
         count = next(data[n] for n in self.model.em_rows if n in data).shape[0]
-        f = self.target.backend.vmap(lambda p, a: self.model.em_statistics(p, a, data, None), in_axes=(0, 0))
+        f = self.target.backend.vmap(lambda p, a: self.model.em_statistics(p, a, data, weights), in_axes=(0, 0))
         statistics, value = f(params, around)
         return {n: x / count for n, x in statistics.items()}, value / count
 
-    def _one(self, state: Any, around: Any, data: Any, gamma: Any, rows: Any) -> tuple[Any, Any]:
-        seen, value = self._per_row(state["params"], around, data)
+    def _one(self, state: Any, around: Any, data: Any, weights: Any, gamma: Any, rows: Any) -> tuple[Any, Any]:
+        seen, value = self._per_row(state["params"], around, data, weights)
         held = {n: (1 - gamma) * s + gamma * seen[n] for n, s in state["statistics"].items()}
         total = {n: rows * s for n, s in held.items()}
         params = self.target.backend.vmap(self.model.em_update, in_axes=(0, 0))(total, around)
@@ -162,37 +168,35 @@ class _Steps:
 
     # Where batches come from ----------------------------------------------------------------------------------
 
-    def _slice(self, i: int) -> dict[str, np.ndarray]:
-        host = self.target.bound.host
-        return {n: np.asarray(host[n][self._rows(i)]) for n in self.model.em_rows if n in host}
-
     def _rows(self, i: int) -> slice:
         """Batch i; the last one reaches back, so that all are of one length."""
         first = min(i * self.size, self.rows_in_all - self.size)
         return slice(first, first + self.size)
 
-    def _placed(self, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    def _placed(self, rows: Any) -> tuple[dict[str, Any], Any]:
+        """Arguments of the model with these rows, a slice or indices, in the place of all, and their weights."""
         bound = self.target.bound
-        return {**bound.arrays, **{n: bound.on_device(n, x) for n, x in rows.items()}}
+        held = {n: np.asarray(bound.host[n][rows]) for n in self.model.em_rows if n in bound.host}
+        arrays = {**bound.arrays, **{n: bound.on_device(n, x) for n, x in held.items()}}
+        return arrays, None if self.weights is None else bound.backend.asarray(self.weights[rows])
 
     def _epochs(self) -> Iterator[Any]:
         """Batches in a new order each time through: of rows in memory drawn anew, of a file as they lie there."""
-        host = {n: self.target.bound.host[n] for n in self.model.em_rows if n in self.target.bound.host}
-        from_file = any(isinstance(x, np.memmap) for x in host.values())
+        host = self.target.bound.host
+        from_file = any(isinstance(host[n], np.memmap) for n in self.model.em_rows if n in host)
         count = -(-self.rows_in_all // self.size)
         while True:
             order = self.rng.permutation(count if from_file else self.rows_in_all)
             for i in range(count):
-                chosen = order[self._rows(i)]
-                yield self._placed(self._slice(order[i]) if from_file else {n: x[chosen] for n, x in host.items()})
+                yield self._placed(self._rows(order[i]) if from_file else order[self._rows(i)])
 
     def _stream(self) -> Iterator[Any]:
         """The first rows, then what the caller's batches hold."""
-        yield self._placed(self.target.bound.host)
+        yield self._placed(slice(None))
         for data in self.engine.stream or ():
             bound = self.target.program.bind(data, self.target.backend, ())
             self.rows_in_all += bound.num_rows
-            yield {**self.target.bound.arrays, **{n: self._like_first(n, bound) for n in self.model.em_rows}}
+            yield {**self.target.bound.arrays, **{n: self._like_first(n, bound) for n in self.model.em_rows}}, None
 
     def _like_first(self, name: str, bound: Bound) -> Any:
         """An argument of a batch that came, with columns as the first rows have them."""
@@ -203,7 +207,8 @@ class _Steps:
 
     def final(self, params: Any) -> np.ndarray:
         """Log likelihood of the data at hand at the end, for each restart."""
-        backend, rows = self.target.backend, Rows(self.target.bound, None, _FINAL_ROWS)
-        gather = backend.vmap(lambda p, data: self.model.em_statistics(p, p, data, None)[1], in_axes=(0, None))
+        backend, rows = self.target.backend, Rows(self.target.bound, self.weights, _FINAL_ROWS)
+        in_axes = (0, None, None)
+        gather = backend.vmap(lambda p, data, weights: self.model.em_statistics(p, p, data, weights)[1], in_axes)
         compiled = self.target.compiled(("stepwise", "final"), lambda: backend.compile(gather))
-        return np.sum([backend.to_numpy(compiled(params, data)) for data, _ in rows], axis=0)
+        return np.sum([backend.to_numpy(compiled(params, *block)) for block in rows], axis=0)
