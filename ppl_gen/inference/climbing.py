@@ -127,12 +127,10 @@ def check_rows(target: Target, weights: np.ndarray | None) -> None:
 
 def falls(history: np.ndarray, name: str = "log_likelihood") -> list[str]:
     """A warning where a history that theory keeps from falling does fall, by more than rounding."""
-    rounding = max(1e-6, 64 * np.finfo(history.dtype).eps)
-    falls = np.flatnonzero(np.diff(history) < -rounding * np.maximum(np.abs(history[1:]), 1.0))
-    if not falls.size:
-        return []
-    at = int(falls[0])
+    rounding = max(1e-8, 64 * np.finfo(history.dtype).eps)
+    at = np.flatnonzero(np.diff(history) < -rounding * np.maximum(np.abs(history[1:]), 1.0))[:1]
     return [
-        f"the {name.replace('_', ' ')} fell at iteration {at + 1}, from {history[at]:.8g} to {history[at + 1]:.8g}, "
+        f"the {name.replace('_', ' ')} fell at iteration {i + 1}, from {history[i]:.8g} to {history[i + 1]:.8g}, "
         "which exact EM never does: the steps have lost precision; use precision='float64' or rescale the data"
+        for i in at
     ]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ppl_gen.backends.protocol import UnsupportedError
-from ppl_gen.expectation import Counted
+from ppl_gen.expectation import Counted, chosen_latents
 from ppl_gen.layout import Layout
 from ppl_gen.target import Target
 
@@ -60,6 +60,22 @@ class Locals:
         self.layout = Layout(tuple(entry for entry in target.everything.sites if entry[0] not in names))
         self._dims = frozenset(d for d, size in self.plates.items() if size > 1)
 
+    @classmethod
+    def chosen(cls, target: Target, names: Sequence[str] | None, purpose: str) -> Locals:
+        """The latents of these names; those with one value for each datum where None.
+
+        Raises:
+            UnsupportedError: there are none; ``purpose`` says in the message what an engine has them for.
+        """
+        found = chosen_latents(target, names)
+        if not found:
+            raise UnsupportedError(
+                f"{purpose}, and {target.program.name} has none in a plate that also holds an observation: use "
+                "engine='svi' for a q of all latents, 'em' where the latents of single data are discrete, or 'map' for "
+                "a point"
+            )
+        return cls(target, found)
+
     def split(self, z: Any) -> dict[str, Any]:
         """z (*cells, q) -> unconstrained value of each site."""
         found, start = {}, 0
@@ -68,6 +84,18 @@ class Locals:
             found[name] = z[..., start:stop].reshape((*self.cells, *event))
             start = stop
         return found
+
+    def constrained(self, z: Any, u: Any) -> dict[str, np.ndarray]:
+        """Values of all sites at draws z (draws, *cells, q) and one u, with a leading axis of draws."""
+        target = self.target
+
+        def constrain(z: Any, _: Any, u: Any, arrays: Any) -> dict[str, Any]:
+            given = {**self.layout.split(u), **self.split(z)}
+            sites = target.trace(arrays, unconstrained=given, enumerated=target.enumerated)
+            return target.values_of(sites, target.everything.names)
+
+        mapped = target.compiled(("constrained", self.names), lambda: target.backend.map_draws(constrain))
+        return {n: np.asarray(v) for n, v in target.backend.to_numpy(mapped(z, 0, u, target.arrays)).items()}
 
     def log_joint(self, u: Any, z: Any, arrays: Any, counted: Counted) -> tuple[Any, Any]:
         """log p(data, z | u) + log |d latents / d z|: what stands in the cells (*cells), and the rest, a scalar.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from ppl_gen.backends.protocol import UnsupportedError
 from ppl_gen.checks import ProgramError, name_bad_sites
+from ppl_gen.expectation import Counted
 from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.engine import Engine, Outcome, between, one_of, positive
 from ppl_gen.inference.starts import check_init, positions
@@ -18,6 +19,16 @@ from ppl_gen.target import Target
 
 _CHUNK = 25
 OBJECTIVES = ("posterior", "likelihood")
+
+
+def counted(objective: str, latents: Collection[str] = ()) -> Counted:
+    """The terms of the log joint that an objective takes in, with those of the ``latents`` that have a posterior.
+
+    "likelihood" leaves out the priors of what is maximised.
+    """
+    if objective == "posterior":
+        return lambda site: True
+    return lambda site: site.kind in ("observed", "factor") or site.discrete or site.name in latents
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,15 +12,13 @@ from scipy.special import ndtri
 
 from ppl_gen.backends.protocol import UnsupportedError
 from ppl_gen.checks import ProgramError
-from ppl_gen.expectation import chosen_latents
 from ppl_gen.inference import adaptation, langevin
 from ppl_gen.inference.climbing import check_weights
 from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.engine import Engine, Outcome, between, one_of, positive
 from ppl_gen.inference.local_gaussian import Locals
 from ppl_gen.inference.mala import MALA
-from ppl_gen.inference.maximum import OBJECTIVES
-from ppl_gen.inference.program_steps import counted
+from ppl_gen.inference.maximum import OBJECTIVES, counted
 from ppl_gen.inference.starts import check_init, positions
 from ppl_gen.target import Target
 
@@ -88,14 +86,7 @@ class MCEM(Engine):
         locals_.require_apart(self.name)
 
     def _locals(self, target: Target) -> Locals:
-        names = chosen_latents(target, self.integrate)
-        if not names:
-            raise UnsupportedError(
-                f"mcem draws each datum's own continuous latents, and {target.program.name} has none in a plate that "
-                "also holds an observation: use engine='em' where the latents of single data are discrete, or 'map' "
-                "for a point"
-            )
-        return Locals(target, names)
+        return Locals.chosen(target, self.integrate, "mcem draws each datum's own continuous latents")
 
     def run(self, target: Target, driver: Driver, seed: int) -> Outcome:
         steps = _Steps(target, self._locals(target), self, seed)
@@ -149,9 +140,7 @@ class _Steps:
         )
         self._sd = float(ndtri(options.certainty))
         self._done = False
-
-    def _counted(self, site: Any) -> bool:
-        return site.name in self.locals.names or counted(self.options.objective)(site)
+        self._counted = counted(options.objective, locals_.names)
 
     def _build(self) -> Any:
         backend, xp, step = self.target.backend, self.target.backend.xp, MALA.step
@@ -261,17 +250,9 @@ class _Steps:
 
     def finish(self, state: _State) -> Outcome:
         """The params, and draws of the latents given them."""
-        target, cells = self.target, self.locals.cells
         state, draws = self._drawn(self._adapted(state, _ADAPTING))
-        z = draws.reshape((-1, *cells, self.locals.size))
-
-        def constrain(z: Any, _: Any, u: Any, arrays: Any) -> dict[str, Any]:
-            given = {**self.locals.layout.split(u), **self.locals.split(z)}
-            sites = target.trace(arrays, unconstrained=given, enumerated=target.enumerated)
-            return target.values_of(sites, target.everything.names)
-
-        mapped = target.compiled(("mcem draws", self.locals.names), lambda: target.backend.map_draws(constrain))
-        values = {n: np.asarray(v) for n, v in target.backend.to_numpy(mapped(z, 0, state.u, target.arrays)).items()}
+        z = draws.reshape((-1, *self.locals.cells, self.locals.size))
+        values = self.locals.constrained(z, state.u)
         return Outcome(
             draws={n: v[None] for n, v in values.items()},
             params={n: values[n][0] for n in self.locals.layout.names},

@@ -9,18 +9,11 @@ from typing import Any
 import numpy as np
 
 from ppl_gen.backends.protocol import Site
-from ppl_gen.expectation import At, Counted, Expectation
+from ppl_gen.expectation import At, Expectation
 from ppl_gen.inference.engine import Outcome
 from ppl_gen.inference.exponential_family import discover
-from ppl_gen.inference.maximum import of_point
+from ppl_gen.inference.maximum import counted, of_point
 from ppl_gen.inference.starts import positions
-
-
-def counted(objective: str) -> Counted:
-    """The terms of the log joint that an objective takes in; "likelihood" leaves out priors of what is maximised."""
-    if objective == "posterior":
-        return lambda site: True
-    return lambda site: site.kind in ("observed", "factor") or site.discrete
 
 
 class ProgramSteps:
@@ -41,7 +34,7 @@ class ProgramSteps:
         self.e_step, self.update, (self.init, self.descend) = self.target.compiled(key, self._build)
 
     def _counted(self, site: Site) -> bool:
-        return site.name in self.local or counted(self.objective)(site)
+        return counted(self.objective, self.local)(site)
 
     def _at(self, values: Any, u: Any) -> At:
         return At(values, u, self.rest)

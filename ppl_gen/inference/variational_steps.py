@@ -15,7 +15,7 @@ import numpy as np
 from ppl_gen.inference.engine import Outcome
 from ppl_gen.inference.guide_gaussian import Guide
 from ppl_gen.inference.local_gaussian import Diagonal, Full, Locals, entropy, points
-from ppl_gen.inference.program_steps import counted
+from ppl_gen.inference.maximum import counted
 from ppl_gen.inference.starts import positions
 from ppl_gen.target import Target
 
@@ -37,6 +37,7 @@ class VariationalSteps:
 
     def __init__(self, target: Target, locals_: Locals, options: Any, weights: Any):
         self.target, self.locals, self.options, self.weights = target, locals_, options, weights
+        self._counted = counted(options.objective, locals_.names)
         self.kind: Any = Full if options.covariance == "full" else Diagonal
         number = options.num_points or max(32, 2 * locals_.size)
         e, w = points(locals_.size, locals_.cells, number, np.random.default_rng(0))
@@ -45,9 +46,6 @@ class VariationalSteps:
         name = ("vbem", self.e_name, locals_.names, options.objective, options.covariance, number, weights is not None)
         self.e_step, self.bound, (self.init, self.descend) = target.compiled(name, self._build)
         self._seed = 0
-
-    def _counted(self, site: Any) -> bool:
-        return site.name in self.locals.names or counted(self.options.objective)(site)
 
     def _build(self) -> tuple[Any, Any, Any]:
         backend = self.target.backend
@@ -144,10 +142,7 @@ class VariationalSteps:
         mean, root = self.gaussian(q, target.arrays)
         shape = (self.options.num_samples, *self.locals.cells, self.locals.size)
         noise = target.backend.asarray(np.random.default_rng(self._seed).standard_normal(shape))
-        name = ("vbem draws", self.locals.names)
-        constrain = target.compiled(name, lambda: target.backend.map_draws(self._constrain))
-        drawn = target.backend.to_numpy(constrain(mean + self.kind.times(root, noise), 0, u, target.arrays))
-        draws = {n: np.asarray(v) for n, v in drawn.items()}
+        draws = self.locals.constrained(mean + self.kind.times(root, noise), u)
         return Outcome(
             draws={n: v[None] for n, v in draws.items()},
             params={**{n: draws[n][0] for n in self.locals.layout.names}, **self._learned(q)},
@@ -159,11 +154,6 @@ class VariationalSteps:
             },
             exact=False,
         )
-
-    def _constrain(self, z: Any, _: Any, u: Any, arrays: Any) -> dict[str, Any]:
-        target, given = self.target, {**self.locals.layout.split(u), **self.locals.split(z)}
-        sites = target.trace(arrays, unconstrained=given, enumerated=target.enumerated)
-        return target.values_of(sites, target.everything.names)
 
     def _learned(self, q: Any) -> dict[str, np.ndarray]:
         """What else a run keeps as its params."""

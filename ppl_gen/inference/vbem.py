@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ppl_gen.backends.protocol import UnsupportedError
 from ppl_gen.capabilities import ClosedFormVB
-from ppl_gen.expectation import chosen_latents
 from ppl_gen.inference.climbing import Climbing, check_rows, check_weights
 from ppl_gen.inference.conjugate_steps import ConjugateSteps
 from ppl_gen.inference.engine import one_of, positive
@@ -82,14 +80,7 @@ class VBEM(Climbing):
             Guide(target, locals_).require_gaussian(self.name)
 
     def _locals(self, target: Target) -> Locals:
-        names = chosen_latents(target, self.integrate)
-        if not names:
-            raise UnsupportedError(
-                f"vbem has a q for each datum's own continuous latents, and {target.program.name} has none in a plate "
-                "that also holds an observation: use engine='svi' for a q of all latents, 'em' where the latents of "
-                "single data are discrete, or 'map' for a point"
-            )
-        return Locals(target, names)
+        return Locals.chosen(target, self.integrate, "vbem has a q for each datum's own continuous latents")
 
     def _steps(self, target: Target) -> Any:
         weights = None if self.weights is None else target.backend.asarray(check_weights(self.weights))
