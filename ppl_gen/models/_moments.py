@@ -20,6 +20,19 @@ def rounding(x: Any) -> float:
     return float(np.finfo(str(x.dtype).rpartition(".")[2]).eps)
 
 
+def rounded_cholesky(sigma: Any, unit: Any) -> Any:
+    """Cholesky factors of Sigma (..., D, D), each entry of which may be off by rounding.
+
+    Args:
+        unit: (..., D), rounding of the diagonal of what Sigma is the difference of. One such unit is added to the
+            diagonal; where that leaves Sigma indefinite, as many as there can be errors.
+    """
+    d = sigma.shape[-1]
+    slack = unit[..., None] * xp.eye(d)
+    near, sure = (xp.linalg.cholesky(sigma + units * slack) for units in (1.0, d + 10.0))
+    return xp.where(xp.isfinite(xp.sum(near, axis=(-2, -1), keepdims=True)), near, sure)
+
+
 def squared_distances(y: Any, inverse_tril: Any, whitened_locs: Any) -> Any:
     """|A_k y_n - b_k|^2 (K, N), of rows y (N, D), lower triangles A (K, D, D) and b (K, D).
 

@@ -12,7 +12,7 @@ from ppl_gen.missing import Missing
 from ppl_gen.models import _kmeans
 from ppl_gen.models._components import enough_rows, log_weights, ordered, responsibilities
 from ppl_gen.models._missing_gaussian import complete, multivariate_normal, normal, values
-from ppl_gen.models._moments import moments, rounding, squared_distances
+from ppl_gen.models._moments import moments, rounded_cholesky, rounding, squared_distances
 from ppl_gen.models._options import count, one_of, table
 from ppl_gen.models._rows import filled, some_rows
 from ppl_gen.models._scale import data_scale
@@ -163,13 +163,11 @@ class GaussianMixture:
             new = self._of_variances(xp, variances * root * root + self.regularization, weights)
             return {"weights": weights, "locs": centre + m * root, **new}
         square = statistics["second"] / size[:, None, None]
-        # The rounding of what was added up must not make the difference indefinite.
-        slack = (d + 10.0) * tiny * xp.diagonal(square, 0, -2, -1)[:, :, None] * xp.eye(d)
-        sigma = square - m[:, :, None] * m[:, None, :] + slack
+        sigma, slack = square - m[:, :, None] * m[:, None, :], tiny * xp.diagonal(square, 0, -2, -1)
         if self.covariance_type == "tied":
-            sigma = xp.einsum("k,kij->ij", weights, sigma)
+            sigma, slack = xp.einsum("k,kij->ij", weights, sigma), weights @ slack
         inverse = xp.linalg.solve_triangular(root, xp.eye(d), lower=True)
-        scale_tril = root @ xp.linalg.cholesky(sigma + self.regularization * (inverse @ inverse.T))
+        scale_tril = root @ rounded_cholesky(sigma + self.regularization * (inverse @ inverse.T), slack)
         return {"weights": weights, "locs": centre + m @ root.T, **_of_scale_tril(xp, scale_tril)}
 
     def latent(self, params: Any, data: Any) -> dict[str, Any]:
