@@ -2,11 +2,13 @@
 
 A benchmark is a file of this folder with ``TITLE``, ``CASES`` (name -> what one run does) and two functions
 ``ours(case)`` and ``peer(case)``: each sets up and returns ``run() -> dict`` of quality figures; only ``run`` is
-timed. ``PER`` says how many operations a run holds, where a time of one operation is wanted.
+timed. ``PER`` says how many operations a run holds, where a time of one operation is wanted. Where nobody else has
+what is measured, ``PEER`` is None and there is no ``peer``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -22,7 +24,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 _NOT_BENCHMARKS = {"__init__", "__main__", "harness", "table", "worker"}
-_PACKAGES = ("ppl_gen", "torch", "pyro-ppl", "jax", "numpyro", "numpy", "optax")
+_PACKAGES = ("ppl_gen", "torch", "pyro-ppl", "jax", "numpyro", "numpy", "optax", "scikit-learn")
 
 
 def names() -> list[str]:
@@ -67,7 +69,7 @@ class _Worker:
 def run(name: str, repeats: int, python: str) -> dict[str, Any]:
     """Every case of a benchmark, the two sides by turns."""
     module = importlib.import_module(f"benchmarks.{name}")
-    cases = {case: _case(name, case, repeats, python) for case in module.CASES}
+    cases = {case: _case(name, case, repeats, python if module.PEER else None) for case in module.CASES}
     return {
         "benchmark": name,
         "title": module.TITLE,
@@ -78,9 +80,11 @@ def run(name: str, repeats: int, python: str) -> dict[str, Any]:
     }
 
 
-def _case(name: str, case: str, repeats: int, python: str) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as a, tempfile.TemporaryDirectory() as b:
-        sides = {"ours": _Worker(sys.executable, name, "ours", case, a), "peer": _Worker(python, name, "peer", case, b)}
+def _case(name: str, case: str, repeats: int, peer_python: str | None) -> dict[str, Any]:
+    pythons = {"ours": sys.executable, **({"peer": peer_python} if peer_python else {})}
+    with contextlib.ExitStack() as stack:
+        caches = {side: stack.enter_context(tempfile.TemporaryDirectory()) for side in pythons}
+        sides = {side: _Worker(python, name, side, case, caches[side]) for side, python in pythons.items()}
         first = {side: worker.run() for side, worker in sides.items()}
         timed: dict[str, list[Any]] = {side: [] for side in sides}
         for _ in range(repeats):
@@ -89,10 +93,18 @@ def _case(name: str, case: str, repeats: int, python: str) -> dict[str, Any]:
         for worker in sides.values():
             worker.close()
     result = {side: _summary(first[side], timed[side]) for side in sides}
+    return {**result, **(_compared(first, timed) if peer_python else {})}
+
+
+def _compared(first: dict[str, Any], timed: dict[str, list[Any]]) -> dict[str, Any]:
+    """How many times faster ours is: in the middle of pairs of runs, in each pair, and at first."""
     ratios = [p["seconds"] / o["seconds"] for o, p in zip(timed["ours"], timed["peer"], strict=True)]
-    cold = {side: first[side]["setup"] + first[side]["seconds"] for side in sides}
-    first_ratio = cold["peer"] / cold["ours"]
-    return {**result, "times_faster": statistics.median(ratios), "ratios": ratios, "times_faster_first": first_ratio}
+    cold = {side: run["setup"] + run["seconds"] for side, run in first.items()}
+    return {
+        "times_faster": statistics.median(ratios),
+        "ratios": ratios,
+        "times_faster_first": cold["peer"] / cold["ours"],
+    }
 
 
 def _summary(first: dict[str, Any], timed: list[dict[str, Any]]) -> dict[str, Any]:

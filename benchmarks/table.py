@@ -19,21 +19,18 @@ def rows(results: list[dict[str, Any]]) -> str:
 
 
 def _row(result: dict[str, Any], case: dict[str, Any]) -> str:
-    per = case["per_run"]
-    times = [_time(case[side]["median_seconds"] / per) for side in ("ours", "peer")]
-    figures = (
-        f"{k} {case['ours']['quality'][k]:.3g} / {case['peer']['quality'].get(k, float('nan')):.3g}"
-        for k in case["ours"]["quality"]
-    )
-    cells = [
-        case["what"],
-        times[0],
-        f"{result['peer']}: {times[1]}",
-        f"**{case['times_faster']:.3g}**",
-        f"{case['times_faster_first']:.2g}",
-        "; ".join(figures),
-    ]
-    return f"| {' | '.join(cells)} |"
+    sides = [case[side] for side in ("ours", "peer") if side in case]
+    times = [_time(side["median_seconds"] / case["per_run"]) for side in sides]
+    compared = ["", "", ""]
+    if "peer" in case:
+        faster, first = case["times_faster"], case["times_faster_first"]
+        compared = [f"{result['peer']}: {times[1]}", f"**{faster:.3g}**", f"{first:.2g}"]
+    figures = "; ".join(_figure(name, sides) for name in case["ours"]["quality"])
+    return f"| {' | '.join([case['what'], times[0], *compared, figures])} |"
+
+
+def _figure(name: str, sides: list[dict[str, Any]]) -> str:
+    return f"{name} " + " / ".join(f"{side['quality'].get(name, float('nan')):.6g}" for side in sides)
 
 
 def _time(seconds: float) -> str:
@@ -49,7 +46,17 @@ def fill(readme: Path) -> None:
     text = readme.read_text() if readme.exists() else ""
     if START not in text or END not in text or not results:
         return
-    machine, date = results[0]["machine"], max(r["date"] for r in results)
-    note = f"Medians of the runs, the two sides by turns; {machine['processor']}, {machine['cores']} cores, {date}."
     before, after = text.split(START)[0], text.split(END)[1]
-    readme.write_text(f"{before}{START}\n{rows(results)}\n\n{note}\n{END}{after}")
+    readme.write_text(f"{before}{START}\n{_by_machine(results)}\n{END}{after}")
+
+
+def _by_machine(results: list[dict[str, Any]]) -> str:
+    """A table for each machine that results were taken on, and under it which one that was."""
+    machines: dict[str, list[dict[str, Any]]] = {}
+    for result in results:
+        machine = result["machine"]
+        machines.setdefault(f"{machine['processor']}, {machine['cores']} cores", []).append(result)
+    return "\n\n".join(
+        f"{rows(held)}\n\nMedians of the runs, the two sides by turns; {machine}, {max(r['date'] for r in held)}."
+        for machine, held in machines.items()
+    )
