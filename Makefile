@@ -15,13 +15,13 @@ PY_TAG := $(shell p=$(BIN)/python; [ -x $$p ] || p='$(PYTHON)'; \
 	"$$p" -c 'import sys; print("%d%d" % sys.version_info[:2])' 2>/dev/null || echo -none)
 LOCK := requirements/lock-py$(PY_TAG).txt
 
-.PHONY: help demo test test-all lint types format bench peers clean setup
+.PHONY: help demo test test-slow lint types format bench peers clean setup
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo      fit and draw the demo's models (DEMO_ARGS=...)"
 	@echo "make test      the default test suite, as CI runs it (PYTEST_ARGS=...)"
-	@echo "make test-all  the slow tests too"
+	@echo "make test-slow the slow tests, which CI runs too"
 	@echo "make lint      ruff"
 	@echo "make types     mypy"
 	@echo "make format    what ruff can repair by itself"
@@ -36,8 +36,8 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-test-all: $(STAMP)
-	$(BIN)/python -m pytest -m "slow or not slow" $(PYTEST_ARGS)
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .

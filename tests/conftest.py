@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before any test imports a library that reads them. One thread: the arrays here are small, and several
@@ -23,6 +26,15 @@ def _data_folder() -> tuple[Path, bool]:
     """The folder of data sets, and whether the user named it."""
     named = os.environ.get("PPL_GEN_DATA")
     return (Path(named).expanduser() if named else ROOT.parent / "shared" / "data"), bool(named)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_machine_code() -> Iterator[None]:
+    """What one file had compiled is of no use to the next, and all of it together takes gigabytes."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -83,7 +83,7 @@ def _of_two_kinds(x, stay, locs):
     return total
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ["numpyro", pytest.param("pyro", marks=pytest.mark.slow)])
 def test_em_on_chains_under_other_latents(backend):
     x = RNG.normal(size=(4, 5)) + np.sign(RNG.normal(size=(4, 1)))
     run = pg.infer(

@@ -107,7 +107,7 @@ def every_family(counts, shares, waits, flags, tries, sizes):
         pg.sample("sizes", dist.LogNormal(middle[k], width), obs=sizes)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ["numpyro", pytest.param("pyro", marks=pytest.mark.slow)])
 def test_closed_m_steps_by_family(backend):
     """One E- and M-step from given params against the weighted averages written out."""
     rng, n = np.random.default_rng(0), 50

@@ -191,6 +191,7 @@ def test_rows_in_a_file_are_read_in_part(tmp_path):
     assert starts["locs"].shape == (2, 3, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the log likelihood fell")  # by its last digits, in float32
 def test_float32_bears_far_and_narrow_clusters():
     """Clusters of width 0.05 at a distance of 1000 from the origin and 10 from each other: beside float64."""
@@ -236,6 +237,7 @@ def _same_on_both(case, params):
 _NAMES = {"locs": "loc", "loadings": "loadings", "scales": "scales"}
 
 
+@pytest.mark.slow
 def test_one_component_is_the_plain_model():
     x = _simulated(n=120, d=5)
     options = {"tolerance": 1e-13, "num_steps": 3000, "num_restarts": 1}

@@ -159,7 +159,7 @@ def test_same_density(name, backend):
         np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("backend", backends.NAMES)
+@pytest.mark.parametrize("backend", ["numpyro", pytest.param("pyro", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("engine", "options"),
     [

@@ -25,7 +25,8 @@ PYRO = {
     "mixture": {**NUTS, "num_chains": 2},
     "dogs": {**NUTS, "num_chains": 2, "dense_mass": True},
 }
-QUICK = ("eight_schools", "arK", "dogs")
+QUICK = ("arK", "dogs")
+LONG = ("hmm", "mixture")
 MALA = {
     "eight_schools": {"num_samples": 20_000, "target_accept_prob": 0.8},
     "dogs": {"preconditioner": "dense"},
@@ -56,7 +57,7 @@ def _check(name, data_dir, engine, backend, seed=1, **options):
     return run
 
 
-@pytest.mark.parametrize("name", POSTERIORS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in POSTERIORS])
 def test_nuts_on_numpyro(name, data_dir):
     _check(name, data_dir, "nuts", "numpyro", **NUMPYRO.get(name, NUTS))
 

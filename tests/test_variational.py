@@ -49,7 +49,7 @@ def _close_to_exact(run, sds, ratio):
     return draws
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ["numpyro", pytest.param("pyro", marks=pytest.mark.slow)])
 def test_full_rank_guide_recovers_a_gaussian(backend):
     """Adam's last steps rattle the guide: over 40 seeds by at most 0.22 sd, and its spread by 9 %."""
     run = _svi(line, DATA, backend, guide="multivariate_normal", **CAREFUL)
@@ -118,7 +118,7 @@ def _too_narrow(x, y):
     pg.sample("beta", dist.Normal(loc, 0.02).to_event(1))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ["numpyro", pytest.param("pyro", marks=pytest.mark.slow)])
 def test_hand_written_guide(backend):
     program = pg.program(line.model, guide=_exact_form)
     run = _svi(program, DATA, backend, **CAREFUL)
