@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -151,7 +152,12 @@ class Bound:
         self.networks: dict[str, Any] = {}
         self._args = tuple(self._slot(name, value) for name, value in args)
         self._kwargs = {name: self._slot(name, value) for name, value in kwargs.items()}
-        self.missing = tuple(n for n, x in self.host.items() if x.dtype.kind == "f" and _any(np.isnan, x))
+        self._setting, self._block_rows = setting, block_rows
+        self._place(tuple(n for n, x in self.host.items() if x.dtype.kind == "f" and _any(np.isnan, x)))
+
+    def _place(self, missing: tuple[str, ...]) -> None:
+        """Put the arrays on the device."""
+        program, block_rows, self.missing = self.program, self._block_rows, missing
         rows = getattr(program.model, "em_rows", ()) if block_rows else ()
         self.by_rows = any(len(x) > (block_rows or 0) for n, x in self.host.items() if n in rows)
         seen = {n: x[:block_rows] if self.by_rows and n in rows else x for n, x in self.host.items()}
@@ -160,7 +166,16 @@ class Bound:
         held = (*enumerate(self._args), *self._kwargs.items())
         statics = tuple((name, type(value), _hashable(value)) for name, value in held)
         read = tuple(surroundings(f) for f in (program.model, program.guide) if inspect.isfunction(f))
-        self.key = (backend.name, setting, shapes, statics, read)
+        self.key = (self.backend.name, self._setting, shapes, statics, read)
+
+    def with_gaps(self) -> Bound:
+        """The same data, held as if entries were missing wherever the model allows for that.
+
+        For data that go with others which this process does not see, and which may lack entries.
+        """
+        allowed, other = getattr(self.program.model, "missing", ()), copy.copy(self)
+        other._place(tuple(n for n, x in self.host.items() if n in allowed and x.dtype.kind == "f"))
+        return other
 
     def _slot(self, name: str, value: Any) -> Any:
         array = as_array(name, value, missing=name in getattr(self.program.model, "missing", ()))

@@ -18,13 +18,18 @@ if backend == "numpyro":
 else:
     rank = int(os.environ["RANK"])
 warnings.simplefilter("ignore")
-x = np.load(folder / "x.npy")
+x, gaps = np.load(folder / "x.npy"), np.load(folder / "gaps.npy")  # the gaps are all in one half
 start = {
     "mixture": {"weights": [0.5, 0.5], "locs": x[[0, -1]], "scales": np.ones((2, 3)), "correlation": [np.eye(3)] * 2},
     "ppca": {"loc": x.mean(0), "loadings": np.ones((3, 1)), "scale": 1.0},
+    "gaps": {"loc": x.mean(0), "loadings": np.ones((3, 1)), "scales": np.ones(3)},
 }
-models = {"mixture": pg.models.GaussianMixture(2), "ppca": pg.models.ProbabilisticPCA(1)}
-for name, model in models.items():
+models = {
+    "mixture": (pg.models.GaussianMixture(2), x),
+    "ppca": (pg.models.ProbabilisticPCA(1), x),
+    "gaps": (pg.models.FactorAnalysis(1), gaps),
+}
+for name, (model, rows) in models.items():
     options = {"num_steps": 8, "num_restarts": 1, "tolerance": 0, "init": start[name], "processes": True}
-    run = pg.infer(model, x[rank::2], engine="em", backend=backend, progress=False, **options)
+    run = pg.infer(model, rows[rank::2], engine="em", backend=backend, progress=False, **options)
     np.savez(folder / f"{name}-{rank}.npz", history=run.history["log_likelihood"], **run.params)

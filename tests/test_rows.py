@@ -66,6 +66,7 @@ def test_a_file_with_bad_numbers_is_refused(tmp_path):
 START = {
     "mixture": {"weights": [0.5, 0.5], "locs": X[[0, -1]], "scales": np.ones((2, 3)), "correlation": [np.eye(3)] * 2},
     "ppca": {"loc": X.mean(0), "loadings": np.ones((3, 1)), "scale": 1.0},
+    "gaps": {"loc": X.mean(0), "loadings": np.ones((3, 1)), "scales": np.ones(3)},
 }
 SCRIPT = Path(__file__).with_name("part_of_rows.py")
 
@@ -78,8 +79,14 @@ def _free_port():
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_two_processes_are_one(backend, tmp_path):
-    """Each of two processes holds a half; both end with the params of one process that holds all, to 1e-6."""
+    """Each of two processes holds a half; both end with the params of one process that holds all, to 1e-6.
+
+    Also where one of them alone has rows with missing entries.
+    """
+    gaps = X.copy()
+    gaps[::8, 1] = np.nan
     np.save(tmp_path / "x.npy", X)
+    np.save(tmp_path / "gaps.npy", gaps)
     port = str(_free_port())
     if backend == "numpyro":
         commands = [[sys.executable, str(SCRIPT), str(tmp_path), backend, port, str(rank)] for rank in range(2)]
@@ -91,8 +98,9 @@ def test_two_processes_are_one(backend, tmp_path):
     for process in running:
         said, _ = process.communicate(timeout=240)
         assert process.returncode == 0, said
-    for name, model in MODELS.items():
-        whole = _fit(model, X, backend, num_restarts=1, init=START[name])
+    fits = {**{name: (model, X) for name, model in MODELS.items()}, "gaps": (pg.models.FactorAnalysis(1), gaps)}
+    for name, (model, x) in fits.items():
+        whole = _fit(model, x, backend, num_restarts=1, init=START[name])
         for rank in range(2):
             held = np.load(tmp_path / f"{name}-{rank}.npz")
             np.testing.assert_allclose(held["history"], whole.history["log_likelihood"], rtol=1e-6)

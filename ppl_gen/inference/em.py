@@ -103,7 +103,14 @@ class EM(Climbing):
         weights = None if weights is None else target.backend.asarray(weights)
         return ProgramSteps(Expectation(target, self.integrate, weights), self.objective, self.m_steps)
 
+    def _agreed(self, target: Target) -> Target:
+        """The target in the form that all processes take: with gaps where the rows of any have some."""
+        if not self._shared(target) or not self._closed(target):
+            return target
+        gaps = target.backend.sum_over_processes({"gaps": target.backend.asarray(float(bool(target.bound.missing)))})
+        return Target(target.bound.with_gaps()) if float(target.backend.to_numpy(gaps["gaps"])) else target
+
     def run(self, target: Target, driver: Driver, seed: int) -> Outcome:
-        outcome = super().run(target, driver, seed)
+        outcome = super().run(self._agreed(target), driver, seed)
         outcome.attrs["objective"] = self.objective
         return outcome
