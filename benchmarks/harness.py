@@ -1,9 +1,9 @@
 """Runs our side and the peer's by turns, each in a process of its own, and keeps medians, spread and machine.
 
 A benchmark is a file of this folder with ``TITLE``, ``CASES`` (name -> what one run does) and two functions
-``ours(case)`` and ``peer(case)``: each sets up and returns ``run() -> dict`` of quality figures; only ``run`` is
-timed. ``PER`` says how many operations a run holds, where a time of one operation is wanted. Where nobody else has
-what is measured, ``PEER`` is None and there is no ``peer``.
+``ours(case)`` and ``peer(case)``: each sets up and returns ``run() -> dict`` of quality figures, or a function that
+gives them; only ``run`` is timed. ``PER`` says how many operations a run holds, where a time of one operation is
+wanted. Where nobody else has what is measured, ``PEER`` is None and there is no ``peer``.
 """
 
 from __future__ import annotations
