@@ -147,3 +147,47 @@ def test_closed_m_steps_by_family(backend):
     }
     for name, value in expected.items():
         np.testing.assert_allclose(run.params[name], value, rtol=1e-9, err_msg=name)
+
+
+RARE = np.concatenate([np.random.default_rng(4).poisson(0.3, 180), np.random.default_rng(5).poisson(9.0, 20)])
+
+
+def _two_rates(constraint):
+    @pg.program
+    def model(y):
+        weight = pg.param("weight", 0.5, constraint=dist.constraints.unit_interval)
+        rate = pg.param("rate", xp.array([1.0, 4.0]), constraint=constraint())
+        with pg.plate("row", len(y)):
+            k = xp.astype(pg.sample("k", dist.Bernoulli(probs=weight)), int)
+            pg.sample("y", dist.Poisson(rate[k]), obs=y)
+
+    return model
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_bound_on_a_parameter_is_kept(backend):
+    """The bound binds at the optimum only; SciPy climbs the same likelihood within the same box."""
+
+    def loss(v):
+        terms = np.log([1 - v[0], v[0]]) + stats.poisson.logpmf(RARE[:, None], v[1:])
+        return -special.logsumexp(terms, axis=1).sum()
+
+    box = [(1e-6, 1 - 1e-6), (1e-6, 5.0), (1e-6, 5.0)]
+    exact = optimize.minimize(loss, [0.3, 1.0, 4.0], bounds=box, method="L-BFGS-B", options={"ftol": 1e-14})
+    assert exact.x[2] == 5.0
+    model = _two_rates(lambda: dist.constraints.interval(0.0, 5.0))
+    run = pg.infer(model, RARE, engine="em", backend=backend, num_restarts=1, num_steps=300, progress=False)
+    assert run.params["rate"].max() <= 5.0
+    assert run.history["log_likelihood"][-1] == pytest.approx(-exact.fun, abs=1e-2)
+    assert "closed form of weight" in run.attrs["m_step"] and "gradient of rate" in run.attrs["m_step"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_rate_of_what_was_never_seen(backend):
+    """Nothing but zeros in one class: the maximum lies on the edge, where a closed M-step gets, inside the support."""
+    y = np.concatenate([np.zeros(30), 20.0 + np.arange(10)])
+    model = _two_rates(lambda: dist.constraints.positive)
+    run = pg.infer(model, y, engine="em", backend=backend, num_restarts=1, progress=False)
+    assert run.attrs["m_step"] == "closed form" and 0 < run.params["rate"].min() < 1e-6
+    exact = 30 * np.log(0.75) + 10 * np.log(0.25) + stats.poisson.logpmf(y[30:], y[30:].mean()).sum()
+    assert run.log_prob(y).sum() == pytest.approx(exact, abs=1e-6)

@@ -2,8 +2,8 @@
 
 A parameter phi feeds a site directly where it is, entry by entry, an argument of the site's distribution: the same for
 all rows, or one for each value of discrete latents. Its maximum given the rest is then a ratio of weighted sums.
-Whether that holds is tried out: the argument must equal phi at two random places, and Q must be stationary where the
-ratio says.
+Whether that holds is tried out: the argument must equal phi at two random places, Q must be stationary where the
+ratio says, and phi may be declared no narrower than the argument's own range, or the ratio could leave its support.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import numpy as np
 from ppl_gen.expectation import At, Counted, Expectation
 
 _STATIONARY = 1e-6
+_FAR, _NEAR = 1e30, 1e-30  # what a support that is the argument's own reaches to, in single precision too
+_EDGE = 1e-7
 
 # (xp, weight, value, distribution) -> numerator and denominator, whose sums' ratio gives the parameter.
 Sums = Callable[[Any, Any, Any, Any], tuple[Any, Any]]
@@ -62,6 +64,9 @@ _FAMILIES: dict[str, dict[str, tuple[Sums, Any]]] = {
 }
 
 
+_OF_SIMPLEX = ("Categorical", "Multinomial")
+
+
 def _one_hot(xp: Any, w: Any, x: Any, d: Any) -> Any:
     values = xp.arange(d.probs.shape[-1])
     return w[..., None] * xp.where(x[..., None] == values, 1.0, 0.0)
@@ -91,15 +96,42 @@ class Direct:
     shape: tuple[int, ...]
 
     def update(self, xp: Any, completed: list[Any], old: Any) -> Any:
-        """The maximum of Q in the parameter given all others; ``old`` where nothing bears on it."""
+        """The maximum of Q in the parameter given all others, ``old`` where nothing bears on it; inside its support.
+
+        A rate or probability whose maximum is on the edge, such as that of what was never seen, comes to lie as close
+        to the edge as floating point can tell, where Q is the same. A scale of 0 stays: Q has no maximum there.
+        """
         _, weight, site = completed[self.factor]
         base, (sums, finish) = _base(site.distribution), _FAMILIES[self.family][self.argument]
         weight = weight.reshape((*weight.shape, *(1 for _ in range(site.event_dim))))
         numerator, denominator = sums(xp, weight, site.value, base)
         zeros = 0.0 * (numerator + denominator + getattr(base, self.argument))
         top, bottom = (self._gathered(xp, x + zeros) for x in (numerator, denominator))
-        new = finish(xp, top / xp.where(bottom > 0, bottom, 1.0))
+        new = self._inside(xp, finish(xp, top / xp.where(bottom > 0, bottom, 1.0)))
         return xp.where((bottom > 0) & xp.isfinite(new), new, old)
+
+    def _inside(self, xp: Any, new: Any) -> Any:
+        if self.argument not in ("rate", "probs"):
+            return new
+        info = np.finfo(str(new.dtype).rpartition(".")[2])
+        least, most = float(info.tiny), 1.0 - float(info.eps)
+        new = xp.where(new < least, least, new)
+        unbounded = self.argument == "rate" or self.family in _OF_SIMPLEX
+        return new if unbounded else xp.where(new > most, most, new)
+
+    def ends(self) -> list[np.ndarray]:
+        """Values of the parameter at the far ends of the argument's own range, each entry apart from its neighbours."""
+        if self.family in _OF_SIMPLEX:
+            axis = self.axes.index(-1) if -1 in self.axes else None
+            if axis is None:
+                return [np.ones(self.shape)]
+            number = self.shape[axis]
+            place = np.arange(number).reshape([-1 if i == axis else 1 for i in range(len(self.shape))])
+            whole = 1.0 - (number - 1) * _EDGE
+            return [np.where(place == k, whole, _EDGE) + np.zeros(self.shape) for k in (0, number - 1)]
+        low, high = {"loc": (-_FAR, _FAR), "probs": (_EDGE, 1.0 - _EDGE)}.get(self.argument, (_NEAR, _FAR))
+        odd = np.indices(self.shape).sum(0) % 2 if self.shape else np.array(0)
+        return [np.where(odd == turn, low, high) for turn in (0, 1)]
 
     def _gathered(self, xp: Any, x: Any) -> Any:
         kept = [d for d in self.axes if d is not None]
@@ -135,7 +167,7 @@ def discover(expectation: Expectation, counted: Counted) -> list[Direct]:
     for name in layout.names:
         inside = np.array([layout.label(i) == name for i in range(layout.dim)])
         candidates.append(_direct(name, look, one, look.at(np.where(inside, places[1], places[0]))))
-    return look.stationary([c for c in candidates if c is not None], places[0])
+    return look.stationary([c for c in candidates if c is not None and look.is_free(c)], places[0])
 
 
 @dataclass(frozen=True)
@@ -173,6 +205,12 @@ class _Look:
         if self._held is None:
             self._held = self._e_step(on_device, self.arrays)
         return _Seen(*self.room.to_numpy(self._compiled(on_device, self._held, self.arrays)))
+
+    def is_free(self, direct: Direct) -> bool:
+        """Whether a parameter is declared on the whole range of its argument: no narrower, and without an order."""
+        constraint = self.expectation.target.sites[direct.name].constraint
+        tried = [self.room.to_numpy(constraint.check(self.room.asarray(v))) for v in direct.ends()]
+        return bool(np.all([np.all(inside) for inside in tried]))
 
     def stationary(self, candidates: list[Direct], u: np.ndarray) -> list[Direct]:
         """Those in which Q has no slope where their update puts them, from u."""
