@@ -48,6 +48,7 @@ def ours(case: str) -> Callable[[], dict[str, float]]:
     from ppl_gen import backends
     from ppl_gen.inference.closed_steps import ClosedSteps
     from ppl_gen.inference.em import EM
+    from ppl_gen.inference.settling import begin
     from ppl_gen.models import GaussianMixture
     from ppl_gen.program import as_program
     from ppl_gen.target import Target
@@ -65,12 +66,12 @@ def ours(case: str) -> Callable[[], dict[str, float]]:
         model = as_program(GaussianMixture(_COMPONENTS, kind))
         target = Target(model.bind({"x": x}, room, (precision, None), rows))
         steps = ClosedSteps(target, None, rows, False)
-        params = steps.start(1, 0, {n: v for n, v in init.items() if n in target.sites})
+        held = begin(room, steps.start(1, 0, {n: v for n, v in init.items() if n in target.sites}), 1)
 
     def run() -> dict[str, float]:
         with room.scope(precision=precision):
-            _, report = steps.advance(params, _ITERATIONS)
-            return _quality(float(room.to_numpy(report["log_likelihood"])[-1, 0]), kind, precision)
+            _, report = steps.advance(held, _ITERATIONS)
+            return _quality(float(room.to_numpy(report["value"])[-1, 0]), kind, precision)
 
     return run
 

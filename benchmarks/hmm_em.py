@@ -61,6 +61,7 @@ def _quality(found: float, expected: float) -> dict[str, float]:
 def ours(case: str) -> Callable[[], dict[str, float]]:
     from ppl_gen import backends
     from ppl_gen.inference.closed_steps import ClosedSteps
+    from ppl_gen.inference.settling import begin
     from ppl_gen.models import HiddenMarkov
     from ppl_gen.program import as_program
     from ppl_gen.target import Target
@@ -71,12 +72,12 @@ def ours(case: str) -> Callable[[], dict[str, float]]:
     with room.scope():
         target = Target(as_program(model).bind({"x": x}, room, ("float64", None)))
         steps = ClosedSteps(target, None, len(x), False)
-        params = steps.start(1, 0, start)
+        held = begin(room, steps.start(1, 0, start), 1)
 
     def run() -> dict[str, float]:
         with room.scope():
-            _, report = steps.advance(params, _ITERATIONS)
-            return _quality(float(room.to_numpy(report["log_likelihood"])[-1, 0]), expected)
+            _, report = steps.advance(held, _ITERATIONS)
+            return _quality(float(room.to_numpy(report["value"])[-1, 0]), expected)
 
     return run
 

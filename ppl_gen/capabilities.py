@@ -34,7 +34,7 @@ class ClosedFormEM(Starts, Protocol):
       the summary as its ``data``, and None for ``weights`` (not where entries are missing);
     * ``em_layout(data, weights)``: the data as ``em_statistics`` wants them, made once (not with ``em_rows``);
     * ``em_penalty(params)``: a log prior that the update climbs beside the log likelihood, such as that of smoothed
-      counts; the history then holds their sum, which never falls;
+      counts; the history then holds their sum, which never falls, as ``log_penalised`` beside ``log_likelihood``;
     * ``latent(params, data)``: posterior of the latents of each row, name -> array.
     """
 

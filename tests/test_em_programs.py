@@ -191,3 +191,52 @@ def test_a_rate_of_what_was_never_seen(backend):
     assert run.attrs["m_step"] == "closed form" and 0 < run.params["rate"].min() < 1e-6
     exact = 30 * np.log(0.75) + 10 * np.log(0.25) + stats.poisson.logpmf(y[30:], y[30:].mean()).sum()
     assert run.log_prob(y).sum() == pytest.approx(exact, abs=1e-6)
+
+
+# Where runs end ----------------------------------------------------------------------------------------------------
+
+COLLAPSING = np.concatenate([np.zeros(30), 3.0 + np.random.default_rng(0).standard_normal(30)])
+
+
+@pg.program
+def two_normals(y):
+    weight = pg.param("weight", 0.5, constraint=dist.constraints.unit_interval)
+    loc = pg.param("loc", xp.array([0.0, 3.0]))
+    scale = pg.param("scale", xp.ones(2), constraint=dist.constraints.positive)
+    with pg.plate("row", len(y)):
+        k = xp.astype(pg.sample("k", dist.Bernoulli(probs=weight)), int)
+        pg.sample("y", dist.Normal(loc[k], scale[k]), obs=y)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("num_steps", [3, 4, 1000])
+def test_restarts_that_break_down_are_told(num_steps, backend):
+    """Thirty equal rows: the likelihood of two normals has no upper bound, and some starts run into it."""
+    with pytest.warns(RuntimeWarning, match="of 8 restarts broke down"):
+        run = pg.infer(two_normals, COLLAPSING, engine="em", backend=backend, num_steps=num_steps, progress=False)
+    p = run.params
+    assert (p["scale"] > 0).all() and all(np.isfinite(v).all() for v in p.values())
+    terms = np.log([1 - p["weight"], p["weight"]]) + stats.norm.logpdf(COLLAPSING[:, None], p["loc"], p["scale"])
+    exact = special.logsumexp(terms, axis=1).sum()
+    assert np.isfinite(exact) and run.log_prob(COLLAPSING).sum() == pytest.approx(exact, rel=1e-9)
+
+
+def test_all_restarts_broken_down_is_an_error():
+    with pytest.raises(ValueError, match="no finite log likelihood"):
+        pg.infer(two_normals, COLLAPSING, engine="em", backend="pyro", num_restarts=1, progress=False)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("block_rows", [65536, 50])
+def test_a_run_ends_at_its_first_settled_iteration(block_rows, backend):
+    """The one before gained more than the tolerance, and the last entry is the log likelihood of what is returned."""
+    rng = np.random.default_rng(7)
+    x = rng.normal(size=(200, 2)) + 2.0 * rng.integers(0, 2, (200, 1))
+    run = pg.infer(
+        pg.models.GaussianMixture(2), x, engine="em", backend=backend, tolerance=1e-4, num_restarts=3,
+        block_rows=block_rows, progress=False,
+    )  # fmt: skip
+    history = run.history["log_likelihood"]
+    gains = np.diff(history) / np.abs(history[1:])
+    assert gains[-1] <= 1e-4 < gains[:-1].min() and len(history) < 100
+    assert run.log_prob(x).sum() == pytest.approx(history[-1], abs=1e-8)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from ppl_gen.checks import ProgramError
 from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.engine import Engine, Outcome, between, positive
+from ppl_gen.inference.settling import begin, slack
 from ppl_gen.target import Target
 
 _CHUNK = 20
@@ -18,7 +19,7 @@ _CHUNK = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Climbing(Engine):
-    """The loop of such an engine, which brings ``_steps``: an object with ``start``, ``advance`` and ``finish``.
+    """The loop of such an engine, which brings ``_steps``, a :class:`~ppl_gen.inference.settling.Steps`.
 
     Attributes:
         num_steps: iterations at most.
@@ -27,8 +28,6 @@ class Climbing(Engine):
         init: site -> starting value, constrained.
         weights: how often each row counts, (rows,); None for once.
     """
-
-    climbs: ClassVar[str] = ""  # what the history holds
 
     num_steps: int = 1000
     tolerance: float = 1e-9
@@ -45,53 +44,70 @@ class Climbing(Engine):
     def _steps(self, target: Target) -> Any:
         raise TypeError(f"{type(self).__name__} defines no steps")
 
+    def _climbs(self, target: Target) -> str:
+        """What the history holds."""
+        raise TypeError(f"{type(self).__name__} does not say what it climbs")
+
     def run(self, target: Target, driver: Driver, seed: int) -> Outcome:
-        steps = self._steps(target)
-        state, report, reason = driver.run(
-            lambda s, first, count: steps.advance(s, count),
-            steps.start(self.num_restarts, seed, self.init),
+        steps, name = self._steps(target), self._climbs(target)
+        state = steps.start(self.num_restarts, seed, self.init)
+        length = [1]
+
+        def advance(held: Any, first: int, count: int) -> tuple[Any, Any]:
+            length[0] = count
+            return steps.advance(held, count)
+
+        held, report, _ = driver.run(
+            advance,
+            begin(target.backend, state, self.num_restarts, self.tolerance),
             self.num_steps,
             label=self.name,
-            chunk=_CHUNK,
+            chunk=_CHUNK if steps.at_once else 1,
             stop=self._stop,
-            describe=lambda r: f"{self.climbs.replace('_', ' ')} {np.nanmax(r[self.climbs][-1]):.4f}",
+            describe=lambda r: f"{_words(name)} {np.fmax.reduce(r['value'][-1]):.4f}",
         )
-        history = np.asarray(report[self.climbs])
-        best = self._best(target, history)
-        outcome = steps.finish(state, best)
-        outcome.history[self.climbs] = history[:, best]
+        settled = report.pop("settled")
+        good = np.isfinite(report["value"][-1])
+        if not settled[-1].all():  # what the last step led to has not been looked at yet
+            good &= np.isfinite(target.backend.to_numpy(steps.value(held, length[0])))
+        best = self._best(target, _words(name), np.where(good, report["value"][-1], -np.inf))
+        outcome = steps.finish(held["state"], best)
+        taken = np.argmax(settled[:, best]) + 1 if settled[-1, best] else len(settled)
+        outcome.history.update({name if n == "value" else n: v[:taken, best] for n, v in report.items()})
         outcome.attrs["num_restarts"] = self.num_restarts
-        if reason is None and not self._settled(history)[best]:
-            outcome.warnings.append(
-                f"{self.name} stopped at num_steps={self.num_steps} before it had converged: raise num_steps"
-            )
-        outcome.warnings.extend(falls(history[:, best], self.climbs))
+        outcome.warnings.extend(self._doubts(good, bool(settled[-1, best]), falls(outcome.history[name], name)))
         return outcome
 
-    def _best(self, target: Target, history: np.ndarray) -> int:
+    def _best(self, target: Target, what: str, ends: np.ndarray) -> int:
         """The restart that ends highest."""
-        ends = np.where(np.isfinite(history[-1]), history[-1], -np.inf)
         best = int(np.argmax(ends))
         if not np.isfinite(ends[best]):
-            what = self.climbs.replace("_", " ")
             raise ProgramError(
                 f"{self.name} reached no finite {what} for {target.program.name} from any of {self.num_restarts} "
                 "starts: scale the data, use fewer components or a simpler covariance, or pass init={site: value}"
             )
         return best
 
-    def _stop(self, before: Any, after: Any, report: Any) -> str | None:
-        values = np.asarray(report[self.climbs])
-        if not np.isfinite(values[-1]).any():
-            return "not finite"
-        return "converged" if self._settled(values).all() else None
+    def _doubts(self, good: np.ndarray, settled: bool, fell: list[str]) -> list[str]:
+        """Warnings of a run whose restarts have ended well or not."""
+        early = f"{self.name} stopped at num_steps={self.num_steps} before it had converged: raise num_steps"
+        broken = (
+            f"{np.sum(~good)} of {len(good)} restarts broke down, as where a scale goes to zero and the likelihood has "
+            "no upper bound; the best of the others was kept. Bound the scale below (of a param, constraint="
+            "dist.constraints.greater_than(0.01); of a model, its regularization), or give it a prior and use "
+            "objective='posterior'"
+        )
+        return [broken] * (not good.all()) + [early] * (not settled) + fell
 
-    def _settled(self, values: np.ndarray) -> np.ndarray:
-        """Whether each restart has stopped gaining, or has broken down; ``values`` (iterations, restarts)."""
-        if len(values) < 2:
-            return np.zeros(values.shape[1:], bool)
-        gain, least = values[-1] - values[-2], max(self.tolerance, 4 * np.finfo(values.dtype).eps)
-        return ~np.isfinite(values[-1]) | (gain <= least * np.maximum(np.abs(values[-1]), 1.0))
+    @staticmethod
+    def _stop(before: Any, after: Any, report: Any) -> str | None:
+        if not np.isfinite(report["value"][-1]).any():
+            return "not finite"
+        return "settled" if report["settled"][-1].all() else None
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def check_weights(weights: Any) -> np.ndarray | None:
@@ -127,10 +143,10 @@ def check_rows(target: Target, weights: np.ndarray | None) -> None:
 
 def falls(history: np.ndarray, name: str = "log_likelihood") -> list[str]:
     """A warning where a history that theory keeps from falling does fall, by more than rounding."""
-    rounding = max(1e-8, 64 * np.finfo(history.dtype).eps)
+    rounding = slack(np.finfo(history.dtype).eps)
     at = np.flatnonzero(np.diff(history) < -rounding * np.maximum(np.abs(history[1:]), 1.0))[:1]
     return [
-        f"the {name.replace('_', ' ')} fell at iteration {i + 1}, from {history[i]:.8g} to {history[i + 1]:.8g}, "
+        f"the {_words(name)} fell at iteration {i + 1}, from {history[i]:.8g} to {history[i + 1]:.8g}, "
         "which exact EM never does: the steps have lost precision; use precision='float64' or rescale the data"
         for i in at
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -10,6 +11,7 @@ import numpy as np
 
 from ppl_gen.inference.engine import Outcome
 from ppl_gen.inference.maximum import of_point
+from ppl_gen.inference.settling import Steps, settling
 from ppl_gen.inference.starts import model_starts, prior_starts
 from ppl_gen.rows import Rows
 from ppl_gen.target import Target
@@ -18,7 +20,7 @@ _SHORT = 4096
 _ITERATIONS = 200  # that a run is thought to take
 
 
-class ClosedSteps:
+class ClosedSteps(Steps):
     """E- and M-steps of a :class:`~ppl_gen.capabilities.ClosedFormEM`, restarts side by side.
 
     Data in one block are iterated on in one compiled loop; more of them block by block, in memory or from a file, and
@@ -57,20 +59,23 @@ class ClosedSteps:
             self._data = arrange(target.arrays, self.weights)
         return params
 
-    def advance(self, params: Any, count: int) -> tuple[Any, Any]:
-        """``count`` iterations; the log likelihood reported is that before each."""
-        if not self.summarised and (self.rows is not None or self.shared or self._is_long()):
-            return self._by_blocks(params, count)
+    @property
+    def at_once(self) -> bool:  # type: ignore[override]
+        return self.summarised or not (self.rows is not None or self.shared or self._is_long())
+
+    def advance(self, held: Any, count: int) -> tuple[Any, Any]:
+        if not self.at_once:
+            return super().advance(held, count)
         target, weights = self.target, None if self.summarised else self.weights
-        name = ("em", "closed", self.summarised, weights is None)
-        scan = target.compiled(name, lambda: target.backend.scan(self._step, calls=500))
-        return scan(params, target.backend.xp.zeros((count,)), self._around, self._data, weights)
+        name, backend = ("em", "closed", self.summarised, weights is None), target.backend
+        scan = target.compiled(name, lambda: backend.scan(settling(backend.xp, self._step), calls=500))
+        return scan(held, backend.xp.zeros((count,)), self._around, self._data, weights)
 
     def _is_long(self) -> bool:
         """Whether rows are better taken in blocks that fit a cache than all at once in one compiled loop."""
         return self.target.bound.num_rows > _SHORT
 
-    def _step(self, params: Any, _: Any, fixed: Any, data: Any, weights: Any) -> tuple[Any, Any]:
+    def _step(self, params: Any, fixed: Any, data: Any, weights: Any) -> tuple[Any, Any]:
         around = fixed if self.summarised else params
         return self._update(self._gather(params, around, data, weights), params, around)
 
@@ -83,38 +88,44 @@ class ClosedSteps:
 
     def _update(self, gathered: Any, params: Any, around: Any) -> tuple[Any, Any]:
         vmap, (statistics, value) = self.target.backend.vmap, gathered
+        report = {"value": value}
         if hasattr(self.model, "em_penalty"):
-            value = value + vmap(self.model.em_penalty)(params)
+            report = {"value": value + vmap(self.model.em_penalty)(params), "log_likelihood": value}
         new = vmap(self.model.em_update, in_axes=(0, None if self.summarised else 0))(statistics, around)
-        return new, {"log_likelihood": value}
+        return new, report
 
     # By blocks ------------------------------------------------------------------------------------------------
 
-    def _by_blocks(self, params: Any, count: int) -> tuple[Any, Any]:
-        backend, values = self.target.backend, []
+    def step(self, params: Any) -> tuple[Any, Any]:
+        """One iteration, block by block; the log likelihood reported is that before it."""
+        backend = self.target.backend
         update = self.target.compiled(("em", "update"), lambda: backend.compile(self._update, calls=500))
-        for _ in range(count):
-            params, report = update(self._total("statistics", self._gather, params, params), params, params)
-            values.append(report["log_likelihood"])
-        return params, {"log_likelihood": backend.xp.stack(values)}
+        return update(self._total("statistics", self._gather, params, params), params, params)
 
-    def _total(self, name: str, f: Any, *args: Any) -> Any:
-        """The sum of ``f(*args, data, weights)`` over all rows, of all processes."""
+    def value(self, held: Any, count: int) -> Any:
+        """By blocks, that of the first, which says whether it is finite without one more pass through a file."""
+        if self.at_once:
+            return super().value(held, count)
+        params = held["state"]
+        return self._total("statistics", self._gather, params, params, blocks=1)[1]
+
+    def _total(self, name: str, f: Any, *args: Any, blocks: int | None = None) -> Any:
+        """The sum of ``f(*args, data, weights)`` over all rows, or the first ``blocks``, of all processes."""
         target, weighted = self.target, self.weights is None
         names = set(getattr(self.model, "em_rows", target.arrays))
 
         def of_rows(args: Any, fixed: Any, rows: Any) -> Any:
             return f(*args, {**fixed, **rows[0]}, rows[1])
 
-        blocks = [(target.arrays, self.weights)] if self.rows is None else self.rows
+        parts = [(target.arrays, self.weights)] if self.rows is None else self.rows
 
         def build() -> Any:
-            calls = _ITERATIONS * max(len(blocks), target.bound.num_rows // _SHORT)
+            calls = _ITERATIONS * max(len(parts), target.bound.num_rows // _SHORT)
             return target.backend.sum_over_rows(of_rows, calls=calls), target.backend.compile(_sum)
 
         over_rows, add = target.compiled(("em", name, weighted), build)
         total = None
-        for data, weights in blocks:
+        for data, weights in itertools.islice(parts, blocks):
             fixed, rows = ({n: x for n, x in data.items() if (n in names) == own} for own in (False, True))
             part = over_rows((args, fixed), (rows, weights))
             total = part if total is None else add(total, part)

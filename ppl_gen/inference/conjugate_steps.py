@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 
 from ppl_gen.inference.engine import Outcome
+from ppl_gen.inference.settling import Steps, settling
 from ppl_gen.target import Target
 
 
-class ConjugateSteps:
+class ConjugateSteps(Steps):
     """Steps of a :class:`~ppl_gen.capabilities.ClosedFormVB`. State: q with a leading axis of restarts."""
+
+    at_once = True
 
     def __init__(self, target: Target, weights: Any, num_samples: int):
         self.target, self.model, self.weights = target, target.program.model, weights
@@ -28,16 +31,17 @@ class ConjugateSteps:
             q[name] = np.broadcast_to(_checked(name, value, q), q[name].shape).copy()
         return {n: self.target.backend.asarray(v) for n, v in q.items()}
 
-    def advance(self, q: Any, count: int) -> tuple[Any, Any]:
-        """``count`` iterations; the bound reported is that before each."""
-        target = self.target
-        scan = target.compiled(("vbem", self.weights is None), lambda: target.backend.scan(self._step, calls=500))
-        return scan(q, target.backend.xp.zeros((count,)), target.arrays, self.weights)
+    def advance(self, held: Any, count: int) -> tuple[Any, Any]:
+        target, backend = self.target, self.target.backend
+        name = ("vbem", self.weights is None)
+        scan = target.compiled(name, lambda: backend.scan(settling(backend.xp, self._step), calls=500))
+        return scan(held, backend.xp.zeros((count,)), target.arrays, self.weights)
 
-    def _step(self, q: Any, _: Any, data: Any, weights: Any) -> tuple[Any, Any]:
+    def _step(self, q: Any, data: Any, weights: Any) -> tuple[Any, Any]:
+        """The bound reported is that before the step."""
         step = self.target.backend.vmap(lambda q: self.model.vb_step(q, data, weights))
         q, value = step(q)
-        return q, {"elbo": value}
+        return q, {"value": value}
 
     def finish(self, q: Any, best: int) -> Outcome:
         """Means and draws of the best restart."""

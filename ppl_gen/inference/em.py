@@ -30,9 +30,13 @@ class EM(Climbing):
     directly have a closed form, also found by test, and the others take some L-BFGS iterations on the expected log
     joint (generalised EM): the history never falls. The other continuous latents and the params are what is maximised.
 
+    The history is named for what it holds: ``log_likelihood``; ``log_posterior`` with objective="posterior"; of a model
+    whose steps climb a penalty too, ``log_penalised`` with ``log_likelihood`` beside it. It ends where the best start
+    has settled, and its last entry is then that of the params that are returned.
+
     Attributes:
         num_steps: iterations at most.
-        tolerance: stop where the log likelihood gains less than this, relatively, in one iteration.
+        tolerance: a start has settled where it gains less than this, relatively, in one iteration.
         num_restarts: starts, run side by side, of which the best end is kept.
         objective: "likelihood" leaves the priors of what is maximised out; "posterior" is MAP-EM.
         m_steps: L-BFGS iterations of a gradient M-step.
@@ -49,8 +53,6 @@ class EM(Climbing):
 
     name: ClassVar[str] = "em"
     needs: ClassVar[str] = "discrete or linear-Gaussian local latents, or a model's own steps"
-    climbs: ClassVar[str] = "log_likelihood"
-
     objective: str = "likelihood"
     m_steps: int = 5
     integrate: Sequence[str] | None = None
@@ -88,6 +90,12 @@ class EM(Climbing):
 
     def _closed_model(self, program: Program) -> bool:
         return isinstance(program.model, ClosedFormEM) and self.objective == "likelihood" and not self.integrate
+
+    def _climbs(self, target: Target) -> str:
+        if self.objective == "posterior":
+            return "log_posterior"
+        penalised = self._closed(target) and hasattr(target.program.model, "em_penalty")
+        return "log_penalised" if penalised else "log_likelihood"
 
     def rows_at_once(self, program: Program) -> int | None:
         return self.block_rows if self._closed_model(program) else None

@@ -99,7 +99,8 @@ class Direct:
         """The maximum of Q in the parameter given all others, ``old`` where nothing bears on it; inside its support.
 
         A rate or probability whose maximum is on the edge, such as that of what was never seen, comes to lie as close
-        to the edge as floating point can tell, where Q is the same. A scale of 0 stays: Q has no maximum there.
+        to the edge as floating point can tell, where Q is the same. A scale of 0 is NaN: Q has no maximum, and
+        the restart has broken down.
         """
         _, weight, site = completed[self.factor]
         base, (sums, finish) = _base(site.distribution), _FAMILIES[self.family][self.argument]
@@ -107,14 +108,16 @@ class Direct:
         numerator, denominator = sums(xp, weight, site.value, base)
         zeros = 0.0 * (numerator + denominator + getattr(base, self.argument))
         top, bottom = (self._gathered(xp, x + zeros) for x in (numerator, denominator))
-        new = self._inside(xp, finish(xp, top / xp.where(bottom > 0, bottom, 1.0)))
-        return xp.where((bottom > 0) & xp.isfinite(new), new, old)
+        new = finish(xp, top / xp.where(bottom > 0, bottom, 1.0))
+        return xp.where((bottom > 0) & xp.isfinite(new), self._inside(xp, new), old)
 
     def _inside(self, xp: Any, new: Any) -> Any:
-        if self.argument not in ("rate", "probs"):
+        if self.argument == "loc":
             return new
         info = np.finfo(str(new.dtype).rpartition(".")[2])
         least, most = float(info.tiny), 1.0 - float(info.eps)
+        if self.argument == "scale":
+            return xp.where(new < least, np.nan, new)
         new = xp.where(new < least, least, new)
         unbounded = self.argument == "rate" or self.family in _OF_SIMPLEX
         return new if unbounded else xp.where(new > most, most, new)

@@ -13,10 +13,11 @@ from ppl_gen.expectation import At, Expectation
 from ppl_gen.inference.engine import Outcome
 from ppl_gen.inference.exponential_family import discover
 from ppl_gen.inference.maximum import counted, of_point
+from ppl_gen.inference.settling import Steps
 from ppl_gen.inference.starts import positions
 
 
-class ProgramSteps:
+class ProgramSteps(Steps):
     """E- and M-steps of a program. The M-step is one conditional maximisation after another (Meng & Rubin 1993).
 
     State: ``values`` of the params with a closed M-step, constrained, and the vector ``u`` of the others, both with a
@@ -74,18 +75,19 @@ class ProgramSteps:
         inside = [i for i in range(layout.dim) if layout.label(i) in self.rest.names]
         return {"values": {d.name: values[d.name] for d in self.direct}, "u": u[:, inside]}
 
-    def advance(self, state: Any, count: int) -> tuple[Any, Any]:
-        """``count`` iterations; the log likelihood reported is that before each."""
-        found, arrays, weights = [], self.target.arrays, self.expectation.weights
-        values, u = state["values"], state["u"]
-        for _ in range(count):
-            held, log_likelihood = self.e_step(values, u, arrays, weights)
-            found.append(log_likelihood)
-            if self.direct:
-                values = self.update(values, u, held, arrays, weights)
-            if self.rest.dim:
-                u = self.descend(self.init(u), self.m_steps + 1, (values, held), arrays, weights)[0]["best"]
-        return {"values": values, "u": u}, {"log_likelihood": self.target.backend.xp.stack(found)}
+    def step(self, state: Any) -> tuple[Any, Any]:
+        """One iteration; the objective reported is that before it."""
+        arrays, weights, values, u = self.target.arrays, self.expectation.weights, state["values"], state["u"]
+        held, objective = self.e_step(values, u, arrays, weights)
+        if self.direct:
+            values = self.update(values, u, held, arrays, weights)
+        if self.rest.dim:
+            u = self.descend(self.init(u), self.m_steps + 1, (values, held), arrays, weights)[0]["best"]
+        return {"values": values, "u": u}, {"value": objective}
+
+    def value(self, held: Any, count: int) -> Any:
+        state = held["state"]
+        return self.e_step(state["values"], state["u"], self.target.arrays, self.expectation.weights)[1]
 
     def finish(self, state: Any, best: int) -> Outcome:
         """The point of the best restart."""

@@ -16,6 +16,7 @@ from ppl_gen.inference.engine import Outcome
 from ppl_gen.inference.guide_gaussian import Guide
 from ppl_gen.inference.local_gaussian import Diagonal, Full, Locals, entropy, points
 from ppl_gen.inference.maximum import counted
+from ppl_gen.inference.settling import Steps
 from ppl_gen.inference.starts import positions
 from ppl_gen.target import Target
 
@@ -23,7 +24,7 @@ _LENGTHS = (0.0, 1.0, 0.5, 0.2, 0.05)
 _CALLS = 3000  # of a gradient in a usual run: machine code pays only where that is a large graph
 
 
-class VariationalSteps:
+class VariationalSteps(Steps):
     """E- and M-steps with a q of its own for each datum.
 
     The E-step takes steps along the natural gradient: precision and mean move towards minus the mean Hessian and the
@@ -120,16 +121,14 @@ class VariationalSteps:
             q = self.e_step(u, q, self.target.arrays, self.weights)
         return q
 
-    def advance(self, state: Any, count: int) -> tuple[Any, Any]:
-        """``count`` iterations; the bound reported is that after each E-step."""
-        arrays, weights, u, q, values = self.target.arrays, self.weights, state["u"], state["q"], []
-        for _ in range(count):
-            q = self._expect(u, q)
-            values.append(self.bound(u, q, arrays, weights))
-            if self.locals.layout.dim:
-                found, _ = self.descend(self.init(u), self.options.m_steps + 1, q, arrays, weights)
-                u = found["best"]
-        return {"u": u, "q": q}, {"elbo": self.target.backend.xp.stack(values)}
+    def step(self, state: Any) -> tuple[Any, Any]:
+        """One iteration; the bound reported is that after its E-step."""
+        arrays, weights, u = self.target.arrays, self.weights, state["u"]
+        q = self._expect(u, state["q"])
+        value = self.bound(u, q, arrays, weights)
+        if self.locals.layout.dim:
+            u = self.descend(self.init(u), self.options.m_steps + 1, q, arrays, weights)[0]["best"]
+        return {"u": u, "q": q}, {"value": value}
 
     # The result -----------------------------------------------------------------------------------------------
 

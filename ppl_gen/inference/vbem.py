@@ -45,7 +45,6 @@ class VBEM(Climbing):
 
     name: ClassVar[str] = "vbem"
     needs: ClassVar[str] = "a model's own variational Bayes, or continuous latents of each datum"
-    climbs: ClassVar[str] = "elbo"
 
     num_samples: int = 1000
     objective: str = "likelihood"
@@ -78,6 +77,9 @@ class VBEM(Climbing):
         locals_.require_apart(self.name)
         if callable(target.program.guide):
             Guide(target, locals_).require_gaussian(self.name)
+
+    def _climbs(self, target: Target) -> str:
+        return "elbo"
 
     def _locals(self, target: Target) -> Locals:
         return Locals.chosen(target, self.integrate, "vbem has a q for each datum's own continuous latents")
