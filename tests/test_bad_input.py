@@ -88,6 +88,15 @@ def model(name: str, *args: Any, data: Any = GRID, engine: str = "em", **kwargs:
     return lambda backend: fit(getattr(pg.models, name)(*args, **kwargs), data, engine)(backend)
 
 
+def mixture_at(engine: str = "em", starts: str | None = None, **values: Any) -> Callable[[str], Any]:
+    options = {} if starts is None else {"starts": starts}
+    return fit(pg.models.GaussianMixture(2), Y[:, None], engine, init=values, **options)
+
+
+def q_at(**values: Any) -> Callable[[str], Any]:
+    return fit(pg.models.BayesianGaussianMixture(2), Y[:, None], "vbem", init=values)
+
+
 def init(**values: Any) -> Callable[[str], Any]:
     return fit(positive_scale, Y, init=values)
 
@@ -236,6 +245,12 @@ STARTS = [
     both("shape", init(locs=[1.0, 2.0, 3.0]), ValueError, "'locs'", "(3,)", "expected (2,)"),
     both("not finite", init(scale=np.nan), ValueError, "'scale'", "nan", "finite"),
     both("outside the support", init(scale=-1.0), ValueError, "'scale'", "outside", "support", "-1.0"),
+    both("outside, a model's scales", mixture_at(scales=-np.ones((2, 1))), ValueError, "'scales'", "outside", "-1.0"),
+    both("outside, scales of 0", mixture_at(scales=np.zeros((2, 1))), ValueError, "'scales'", "outside", "0.0"),
+    both("outside, a model's weights", mixture_at(weights=[5.0, 5.0]), ValueError, "'weights'", "outside", "Simplex"),
+    case("outside, prior starts", mixture_at(starts="prior", weights=[3, 1]), ValueError, "'weights'", "outside"),
+    case("outside, stepwise", mixture_at("stepwise", weights=[3, 1]), ValueError, "'weights'", "outside"),
+    case("outside, a part of q", q_at(weights_concentration=[-1, 2]), ValueError, "'weights_conc", "positive", "-1"),
     case("text", init(scale="big"), ValueError, "'scale'", "number", "'big'"),
     case("not a dict", fit(positive_scale, Y, init=[1.0]), TypeError, "init", "dict", "list"),
     both("outside, map", fit(positive_scale, Y, "map", init={"scale": -1.0}), ValueError, "'scale'", "outside", "-1.0"),

@@ -11,6 +11,8 @@ from ppl_gen.inference.engine import Outcome
 from ppl_gen.inference.settling import Steps, settling
 from ppl_gen.target import Target
 
+_POSITIVE = ("concentration", "mean_precision", "degrees_of_freedom")  # in the names of what is positive
+
 
 class ConjugateSteps(Steps):
     """Steps of a :class:`~ppl_gen.capabilities.ClosedFormVB`. State: q with a leading axis of restarts."""
@@ -59,11 +61,13 @@ def _checked(name: str, value: Any, q: Mapping[str, np.ndarray]) -> np.ndarray:
     """A user's starting value of a part of q.
 
     Raises:
-        ValueError: unknown name, wrong shape, not finite.
+        ValueError: unknown name, wrong shape, not finite, or not positive where q holds what must be.
     """
     if name not in q:
         raise ValueError(f"init names {name!r}, which is no part of q: expected among {list(q)}")
     array, shape = np.asarray(value, dtype=float), q[name].shape[1:]
     if array.shape != shape or not np.isfinite(array).all():
         raise ValueError(f"init of {name!r} has shape {array.shape}: expected finite numbers of shape {shape}")
+    if any(word in name for word in _POSITIVE) and (array <= 0).any():
+        raise ValueError(f"init of {name!r} is outside of its support: expected positive numbers, got {array.min()}")
     return array

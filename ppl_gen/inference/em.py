@@ -15,7 +15,7 @@ from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.engine import Outcome, one_of, positive
 from ppl_gen.inference.maximum import OBJECTIVES
 from ppl_gen.inference.program_steps import ProgramSteps
-from ppl_gen.inference.starts import check_init
+from ppl_gen.inference.starts import check_init, check_model_init
 from ppl_gen.program import Program
 from ppl_gen.target import Target
 
@@ -71,7 +71,7 @@ class EM(Climbing):
         target.require_full_data(self.name)
         weights = check_weights(self.weights)
         if self._closed(target):
-            check_init(target, self.init, target.everything)
+            check_model_init(target, self.init)
             check_rows(target, weights)
             return
         expectation = Expectation(target, self.integrate, weights)

@@ -15,6 +15,7 @@ from ppl_gen.target import Target
 
 _RADIUS = 2.0
 _TRIES = 30
+_TYPED = 1e-3
 
 
 def check_init(target: Target, init: Mapping[str, Any] | None, layout: Layout) -> dict[str, np.ndarray]:
@@ -92,19 +93,44 @@ def positions(target: Target, num_starts: int, seed: int, init: Mapping[str, Any
     return target.backend.asarray(np.where(np.isnan(fixed), drawn, fixed))
 
 
+def check_model_init(target: Target, init: Mapping[str, Any] | None) -> dict[str, np.ndarray]:
+    """A user's starting values of a model's own steps, in the sites' supports; shares may be zero.
+
+    Raises:
+        ValueError: unknown site, wrong shape, not finite, outside of the support.
+    """
+    given = check_init(target, init, target.everything)
+    bad = [n for n, v in given.items() if not _inside(target, target.sites[n].constraint, v)]
+    if bad:
+        raise _outside(target, given, bad)
+    return given
+
+
+def _inside(target: Target, constraint: Any, value: np.ndarray) -> bool:
+    """Whether a value is in a support, to the digits that people type: shares that add up to 0.9999 are."""
+    backend = target.backend
+    on_device, bijection = backend.asarray(value), backend.bijection(constraint)
+    u = bijection.inverse(on_device)
+    back = backend.to_numpy(bijection.forward(u))
+    if np.isfinite(backend.to_numpy(u)).all() and back.shape == value.shape:
+        return bool(np.allclose(back, value, rtol=_TYPED, atol=_TYPED))
+    shares = value.ndim > 0 and np.allclose(value.sum(-1), 1.0, atol=_TYPED)
+    return bool(shares and np.all(backend.to_numpy(constraint.check(on_device))))
+
+
 def model_starts(
     target: Target, count: int, rng: np.random.Generator, init: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """Constrained starts that a model brings (count, ...), with what the user gave in their place, on the device."""
+    given = check_model_init(target, init)
     drawn = target.program.model.starts(target.bound.host, count, rng)
-    given = check_init(target, init, target.everything)
     drawn.update({n: np.broadcast_to(v, (count, *v.shape)).copy() for n, v in given.items()})
     return {n: target.backend.asarray(v) for n, v in drawn.items()}
 
 
 def prior_starts(target: Target, count: int, seed: int, init: Mapping[str, Any] | None) -> dict[str, Any]:
     """Constrained starts drawn from the program's prior (count, ...), with what the user gave in their place."""
-    given, host, asarray = check_init(target, init, target.everything), target.backend.to_numpy, target.backend.asarray
+    given, host, asarray = check_model_init(target, init), target.backend.to_numpy, target.backend.asarray
     runs = [target.draw(seed + i) for i in range(count)]
     values = {n: [given.get(n, host(run[n].value)) for run in runs] for n in target.everything.names}
     return {n: asarray(np.stack([np.asarray(v) for v in held])) for n, held in values.items()}
@@ -130,10 +156,13 @@ def _fixed(target: Target, given: Mapping[str, np.ndarray], layout: Layout) -> n
     names = np.array([layout.label(i) for i in range(layout.dim)])
     inside = np.isin(names, list(given))
     if not np.isfinite(u[inside]).all():
-        bad = sorted(map(str, set(names[inside & ~np.isfinite(u)])))
-        came = ", ".join(f"{n!r} ({given[n].tolist()}, support {target.sites[n].constraint})" for n in bad)
-        raise ValueError(f"init of {came} is outside or on the edge of its support: expected a point inside")
+        raise _outside(target, given, sorted(map(str, set(names[inside & ~np.isfinite(u)]))))
     return np.where(inside, u, np.nan)
+
+
+def _outside(target: Target, given: Mapping[str, np.ndarray], bad: list[str]) -> ValueError:
+    came = ", ".join(f"{n!r} ({given[n].tolist()}, support {target.sites[n].constraint})" for n in bad)
+    return ValueError(f"init of {came} is outside or on the edge of its support: expected a point inside")
 
 
 def _hopeless(target: Target, u: np.ndarray, given: Mapping[str, Any]) -> ProgramError:

@@ -15,7 +15,7 @@ from ppl_gen.inference.climbing import check_rows, check_weights
 from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.engine import Engine, Outcome, positive
 from ppl_gen.inference.maximum import of_point
-from ppl_gen.inference.starts import check_init, model_starts
+from ppl_gen.inference.starts import check_model_init, model_starts
 from ppl_gen.program import Bound, DataError, Program
 from ppl_gen.rows import Rows
 from ppl_gen.target import Target
@@ -74,7 +74,7 @@ class Stepwise(Engine):
                 f"stepwise adds up the statistics of rows, which {target.program.name} does not bring: use engine='em' "
                 "on all rows, or 'svi' with a subsampled plate"
             )
-        check_init(target, self.init, target.everything)
+        check_model_init(target, self.init)
         check_rows(target, check_weights(self.weights))
 
     def run(self, target: Target, driver: Driver, seed: int) -> Outcome:
