@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import ppl_gen as pg
+from ppl_gen import dist
 
 BACKENDS = ["numpyro", "pyro"]
 RNG = np.random.default_rng(1)
@@ -61,6 +62,30 @@ def test_a_file_with_bad_numbers_is_refused(tmp_path):
     np.save(tmp_path / "bad.npy", x)
     with pytest.raises(pg.DataError, match=r"\(400, 1\)"):
         pg.infer(MODELS["mixture"], np.load(tmp_path / "bad.npy", mmap_mode="r"), engine="em", progress=False)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_processes_are_refused_where_they_would_be_ignored(backend):
+    """One process; a program without steps of its own; a model's steps left aside for its priors or a latent."""
+    alone = {"engine": "em", "backend": backend, "progress": False, "processes": True}
+    with pytest.raises(ValueError, match=r"only one process.*(jax\.distributed|torchrun)"):
+        pg.infer(MODELS["mixture"], X, **alone)
+    with pytest.raises(pg.UnsupportedError, match="processes=True needs"):
+        pg.infer(MODELS["mixture"], X, objective="posterior", **alone)
+    with pytest.raises(pg.UnsupportedError, match="processes=True needs"):
+        pg.infer(MODELS["ppca"], X, integrate=["z"], **alone)
+
+    @pg.program
+    def declared(y):
+        weight = pg.param("weight", 0.5, constraint=dist.constraints.unit_interval)
+        with pg.plate("row", len(y)):
+            k = pg.sample("k", dist.Bernoulli(probs=weight))
+            pg.sample("y", dist.Normal(4.0 * k, 1.0), obs=y)
+
+    with pytest.raises(pg.UnsupportedError, match="processes=True needs"):
+        pg.infer(declared, X[:, 0], **alone)
+    with pytest.raises(pg.UnsupportedError, match="starts='prior' needs"):
+        pg.infer(declared, X[:, 0], engine="em", backend=backend, progress=False, starts="prior")
 
 
 START = {

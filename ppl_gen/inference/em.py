@@ -39,14 +39,14 @@ class EM(Climbing):
         tolerance: a start has settled where it gains less than this, relatively, in one iteration.
         num_restarts: starts, run side by side, of which the best end is kept.
         objective: "likelihood" leaves the priors of what is maximised out; "posterior" is MAP-EM.
-        m_steps: L-BFGS iterations of a gradient M-step.
+        m_steps: L-BFGS iterations of a gradient M-step; of no effect where all of the M-step is in closed form.
         init: site -> starting value, constrained.
         weights: how often each row counts, (rows,); None for once.
         integrate: continuous latents to integrate out; those with one value for each datum where None.
         block_rows: a model's own steps take so many rows at a time, which bounds the memory; those of an ``np.memmap``
-            are read as they are needed.
+            are read as they are needed. Of no effect on other programs, which take all rows at once.
         processes: the data are this process's part of the rows, and the others of ``jax.distributed`` or of
-            ``torchrun`` hold the rest; all of them get the same params.
+            ``torchrun`` hold the rest; all of them get the same params. Of a model's own steps only.
         starts: of a model's own steps: "model" for those that it brings, such as k-means++ partitions; "prior" for
             random draws from the program's prior.
     """
@@ -70,6 +70,7 @@ class EM(Climbing):
         target.require_enumeration(self.name)
         target.require_full_data(self.name)
         weights = check_weights(self.weights)
+        self._check_rows_apart(target)
         if self._closed(target):
             check_model_init(target, self.init)
             check_rows(target, weights)
@@ -84,6 +85,24 @@ class EM(Climbing):
             raise UnsupportedError(f"em needs continuous latents or params to maximise, {target.program.name} has none")
         check_init(target, self.init, expectation.layout)
         expectation.require_gaussian(self.name)
+
+    def _check_rows_apart(self, target: Target) -> None:
+        """Refuse what only a model's own steps heed, where it would be left out of account.
+
+        Raises:
+            UnsupportedError: ``processes`` or ``starts="prior"`` without such steps.
+            ValueError: ``processes`` in the only process there is.
+        """
+        if not self._closed(target):
+            own = f"the steps that a model brings for objective='likelihood', and here {target.program.name} has none"
+            if self.processes:
+                raise UnsupportedError(f"processes=True needs {own}: fit all rows in one process")
+            if self.starts == "prior":
+                raise UnsupportedError(f"starts='prior' needs {own}: use num_restarts, or init={{site: value}}")
+        if self.processes and target.backend.num_processes() < 2:
+            by_jax = target.backend.array_library == "jax"
+            first = "call jax.distributed.initialize(...) first" if by_jax else "start the script with torchrun"
+            raise ValueError(f"processes=True and there is only one process, which would fit its own rows: {first}")
 
     def _closed(self, target: Target) -> bool:
         return self._closed_model(target.program)
