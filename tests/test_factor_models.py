@@ -13,6 +13,7 @@ from sklearn.decomposition import FactorAnalysis as Yardstick
 
 import ppl_gen as pg
 from ppl_gen.models import FactorAnalysis, ProbabilisticPCA
+from ppl_gen.sklearn import ProbabilisticPCA as FaceOfPCA
 
 BACKENDS = ("numpyro", "pyro")
 IRIS = load_iris().data
@@ -94,6 +95,36 @@ def test_em_reaches_the_closed_form(backend):
     pca = PCA(2).fit(IRIS)
     n = len(IRIS)  # scikit-learn divides by n - 1
     np.testing.assert_allclose(_covariance(exact), pca.get_covariance() * (n - 1) / n, atol=1e-10)
+
+
+_SPARE = np.random.default_rng(0).normal(size=(30, 5))
+RANK_DEFICIENT = {
+    "fewer rows than features": (np.random.default_rng(0).normal(size=(8, 20)) + 3.0, 8),
+    "one row more than latents": (np.random.default_rng(1).normal(size=(3, 5)), 2),
+    "two constant columns": (np.column_stack([_SPARE[:, :3], np.full((30, 2), 7.0)]), 3),
+    "all constant": (np.ones((6, 4)), 2),
+}
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize("kind", RANK_DEFICIENT)
+def test_rank_deficient_data_have_the_least_noise_that_em_allows(kind, precision):
+    """Their likelihood has no maximum; with sigma^2 at its bound, eigenvalues are the data's, or sigma^2."""
+    x, q = RANK_DEFICIENT[kind]
+    for backend in BACKENDS:
+        run = pg.infer(ProbabilisticPCA(q), x, "closed_form", backend, progress=False, precision=precision)
+        variance = float(run.params["scale"]) ** 2
+        fraction = 1e-8 if precision == "float64" else 100.0 * np.finfo(np.float32).eps
+        assert variance == pytest.approx(fraction * (x.var(0).mean() or fraction), rel=1e-4)
+        eigenvalues = np.linalg.eigvalsh(_covariance({n: np.asarray(v, float) for n, v in run.params.items()}))
+        expected = np.maximum(np.linalg.eigvalsh(np.cov(x.T, bias=True)), variance)
+        np.testing.assert_allclose(eigenvalues, expected, rtol=1e-5, atol=1e-6 * expected[-1])
+        found = run.log_prob(x)
+        assert np.isfinite(found).all()
+        if precision == "float64" and kind != "all constant":
+            np.testing.assert_allclose(found, _log_likelihood(x, run.params["loc"], _covariance(run.params)), atol=1e-4)
+    face = FaceOfPCA(q, precision=precision).fit(x)
+    assert np.isfinite(face.score_samples(x)).all() and np.isfinite(face.transform(x)).all()
 
 
 GAPS = _simulated(n=80, gaps=0.3)

@@ -49,12 +49,14 @@ def _few(sigma: np.ndarray, q: int) -> tuple[np.ndarray, np.ndarray]:
     return values[order], vectors[:, order]
 
 
-def loadings(sigma: np.ndarray, q: int) -> tuple[np.ndarray, float]:
+def loadings(sigma: np.ndarray, q: int, least: float = 0.0) -> tuple[np.ndarray, float]:
     """W (D, q) and sigma^2 of probabilistic PCA (Tipping & Bishop 1999, equations 7 and 8), with R = I.
 
-    Each column of W is given the sign that makes the entry of it that is largest in size positive.
+    Each column of W is given the sign that makes the entry of it that is largest in size positive. ``least`` is a
+    lower bound of sigma^2; where it binds, W is the maximum under that sigma^2.
     """
     values, vectors, variance = leading(sigma, q)
+    variance = max(variance, least)
     w = vectors * np.sqrt(np.maximum(values - variance, 0.0))
     sign = np.sign(w[np.abs(w).argmax(0), np.arange(q)])
     return w * np.where(sign == 0, 1.0, sign), variance

@@ -73,7 +73,8 @@ class ProbabilisticPCA:
     def closed_form(self, data: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The global maximum of the likelihood (Tipping & Bishop 1999, equations 7 and 8), with R = I.
 
-        Each column of W is given the sign that makes the entry of it that is largest in size positive.
+        Each column of W is given the sign that makes the entry of it that is largest in size positive. Data of rank q
+        or less, whose likelihood has no maximum, get the maximum under the least sigma^2 that ``em`` allows.
 
         Raises:
             DataError: missing entries.
@@ -82,8 +83,8 @@ class ProbabilisticPCA:
         loc, sigma = covariance(data["x"])
         if np.isnan(loc).any():
             raise DataError("the closed form needs x without missing entries: use engine='em', which sums them out")
-        w, variance = loadings(sigma, self.latent_dim)
-        return {"loc": loc, "loadings": w, "scale": np.sqrt(max(variance, np.finfo(float).tiny))}
+        w, variance = loadings(sigma, self.latent_dim, _least_variance(np.diag(sigma)))
+        return {"loc": loc, "loadings": w, "scale": np.sqrt(variance)}
 
     def starts(
         self, data: Mapping[str, np.ndarray], num_starts: int, rng: np.random.Generator
@@ -115,7 +116,7 @@ class ProbabilisticPCA:
     def em_update(self, statistics: Any, around: Any) -> dict[str, Any]:
         """M-step (Tipping & Bishop 1999, equations 27 and 28), with the spread of z free (Liu, Rubin & Wu 1998)."""
         m, w, left = (v[0] for v in _factors.update(statistics))
-        least = xp.mean(_factors.floor(statistics, max(_LEAST, 100.0 * rounding(m))))
+        least = xp.mean(_factors.floor(statistics, _fraction(m)))
         n = statistics["n"][0] + xp.zeros_like(m)
         variance = xp.maximum(xp.sum(n * left) / xp.sum(n), least)
         return {"loc": around["loc"] + m, "loadings": w, "scale": xp.sqrt(variance)}
@@ -123,6 +124,20 @@ class ProbabilisticPCA:
     def latent(self, params: Any, data: Any) -> dict[str, Any]:
         """``z`` (num_data, q) and ``z_cov`` (num_data, q, q): posterior mean and covariance of z of each row."""
         return _factors.posterior(data["x"], params["loc"], params["loadings"], _noise(params))
+
+
+def _fraction(x: Any) -> float:
+    """Least sigma^2 as a fraction of the mean variance, in the precision of x."""
+    return max(_LEAST, 100.0 * rounding(x))
+
+
+def _least_variance(variances: np.ndarray) -> float:
+    """Least sigma^2 of data with these variances (D,), as in EM, in the precision of the active backend if any is."""
+    try:
+        fraction = _fraction(xp.ones(()))
+    except RuntimeError:  # called on the host alone
+        fraction = _LEAST
+    return fraction * (float(np.mean(np.maximum(variances, 0.0))) or fraction)
 
 
 def _noise(params: Any) -> Any:
