@@ -13,6 +13,7 @@ from sklearn.datasets import load_iris
 from sklearn.mixture import BayesianGaussianMixture as Yardstick
 
 import ppl_gen as pg
+from ppl_gen.missing import Missing, split
 from ppl_gen.models import BayesianGaussianMixture
 from ppl_gen.program import DataError, as_program
 from ppl_gen.target import Target
@@ -143,7 +144,8 @@ def _climb(model, x, num_steps=3, num_starts=1):
         for i in range(num_starts):
             q, bounds = {n: room.asarray(v[i]) for n, v in starts.items()}, []
             for _ in range(num_steps):
-                last, (q, bound) = q, model.vb_step(q, {"x": room.asarray(x)}, None)
+                here = Missing(*map(room.asarray, split(x))) if np.isnan(x).any() else room.asarray(x)
+                last, (q, bound) = q, model.vb_step(q, {"x": here}, None)
                 bounds.append(float(bound))
             found.append((room.to_numpy(last), np.array(bounds)))
     return max(found, key=lambda pair: pair[1][-1])

@@ -127,6 +127,22 @@ def test_bayesian_mixture_predicts_as_its_draws_do(kind):
     np.testing.assert_allclose(ours.predict_proba(x), ours.run_.latent({"x": x})["z"], atol=1e-8)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_bayesian_mixture_with_gaps(kind):
+    """Predictive densities of rows with a gap are sums over what may stand in it."""
+    x = gaps(IRIS)
+    ours = BayesianGaussianMixture(2, covariance_type=kind, random_state=0).fit(x)
+    grid = np.linspace(-500, 500, 100_001)
+    for place in (0, 2):
+        rows = np.repeat(IRIS[70:71], len(grid), 0)
+        rows[:, place] = grid
+        gap = np.where(np.arange(4) == place, np.nan, IRIS[70:71])
+        summed = special.logsumexp(ours.score_samples(rows)) + np.log(grid[1] - grid[0])
+        assert ours.score_samples(gap)[0] == pytest.approx(summed, abs=1e-5)
+    np.testing.assert_allclose(ours.predict_proba(x), ours.run_.latent({"x": x})["z"], atol=1e-8)
+    assert ours.score_samples(np.full((1, 4), np.nan))[0] == pytest.approx(0.0, abs=1e-10)
+
+
 def test_bayesian_mixture_agrees_with_scikit_learns_at_the_same_q():
     kind = "dirichlet_distribution"
     ours = BayesianGaussianMixture(4, weight_concentration_prior_type=kind, random_state=0).fit(IRIS)

@@ -27,7 +27,11 @@ def multivariate_normal(x: Any, loc: Any, scale_tril: Any) -> Any:
     """N(loc, Sigma), shapes (..., N or 1, D) and (..., N or 1, D, D), of what was observed of x (N, D)."""
     if not isinstance(x, Missing):
         return dist.MultivariateNormal(loc, scale_tril=scale_tril)
-    sigma = scale_tril @ xp.swapaxes(scale_tril, -1, -2)
+    return observed_normal(x, loc, scale_tril @ xp.swapaxes(scale_tril, -1, -2))
+
+
+def observed_normal(x: Missing, loc: Any, sigma: Any) -> Any:
+    """N(loc, Sigma) of what was observed of x (N, D), shapes as for :func:`multivariate_normal`."""
     return dist.MultivariateNormal(loc * x.observed, scale_tril=observed_scale_tril(x.observed, sigma))
 
 

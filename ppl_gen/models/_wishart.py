@@ -36,6 +36,18 @@ def expected_log_det(kind: str, dof: Any, log_rate: Any, d: int) -> Any:
     return d * (xp.digamma(0.5 * d * dof) + math.log(2.0 / d) - log_rate)
 
 
+def log_det_of_mean(kind: str, dof: Any, log_rate: Any, d: int) -> Any:
+    """log |E precision matrix| of each component; (K,), () for "tied"."""
+    if kind in MATRICES:
+        return d * xp.log(dof) - log_rate
+    return xp.sum(xp.log(dof)[:, None] - log_rate, axis=-1) if kind == "diag" else d * (xp.log(dof) - log_rate)
+
+
+def inverse_of_mean(dof: Any, rate: Any) -> Any:
+    """(E precision)^-1, in the shape of ``rate``; the other way round than :func:`mean`, on the backend's arrays."""
+    return rate / dof.reshape(tuple(dof.shape) + (1,) * (rate.ndim - dof.ndim))
+
+
 def divergence(kind: str, dof: Any, rate: Any, dof0: Any, rate0: Any, d: int) -> Any:
     """KL from the prior (dof0, rate0), summed over components; ``rate0`` is of one component."""
     inverse, log_rate = factor(kind, rate)

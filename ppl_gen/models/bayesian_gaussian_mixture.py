@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from ppl_gen.missing import Missing, split
 from ppl_gen.models import _dirichlet, _kmeans, _wishart
+from ppl_gen.models._components import enough_rows
+from ppl_gen.models._gaussian_rows import centred, diagonal, incomplete
+from ppl_gen.models._missing_gaussian import normal, observed_normal, values
 from ppl_gen.models._moments import moments, squared_distances
 from ppl_gen.models._options import count, numbers, one_of, positive, table
-from ppl_gen.models._rows import some_rows
+from ppl_gen.models._rows import filled, some_rows
 from ppl_gen.models._scale import data_scale
 from ppl_gen.primitives import deterministic, dist, plate, sample, xp
-from ppl_gen.program import DataError
 
 _TYPES = ("full", "tied", "diag", "spherical")
 _WEIGHTS = ("dirichlet", "dirichlet_process")
@@ -34,6 +37,9 @@ class _Prior(NamedTuple):
 @dataclass(frozen=True)
 class BayesianGaussianMixture:
     """x_n | z_n = k ~ N(mu_k, Lambda_k^-1), z_n ~ Categorical(pi), with conjugate priors; Bishop (2006), section 10.2.
+
+    NaN in x is an entry that was not observed. The program integrates it out exactly; ``vbem`` holds it in q, given
+    the row's component, which leaves its bound below one that would integrate it out.
 
     pi ~ Dirichlet(alpha0), or broken from a stick, pi_k = v_k prod_{j<k} (1 - v_j), v_k ~ Beta(1, alpha0), v_K = 1: a
     Dirichlet process cut off at K components (Blei & Jordan 2006). Lambda_k ~ Wishart(W0, nu0), mu_k | Lambda_k ~
@@ -72,6 +78,7 @@ class BayesianGaussianMixture:
 
     outputs: ClassVar[tuple[str, ...]] = ("x",)
     em_rows: ClassVar[tuple[str, ...]] = ("x",)
+    missing: ClassVar[tuple[str, ...]] = ("x",)
     dims: ClassVar[dict[str, list[str | None]]] = {"weights": ["component"], "locs": ["component", "feature"]}
 
     def __post_init__(self) -> None:
@@ -87,14 +94,14 @@ class BayesianGaussianMixture:
             object.__setattr__(self, name, numbers(name, getattr(self, name)))
 
     def __call__(self, x: Any = None, num_data: int | None = None, num_features: int | None = None) -> None:
-        """The program; ``x`` has shape (num_data, num_features)."""
+        """The program; ``x`` has shape (num_data, num_features), NaN where nothing was observed."""
         n, d = (num_data or 1, num_features or 1) if x is None else _shape(x)
         prior = self._prior(xp, x, d)
         weights = self._weights()
-        component = self._component(prior, d)
+        component = self._component(x, prior, d)
         with plate("data", n):
             z = sample("z", dist.Categorical(probs=weights))
-            sample("x", component(z), obs=x)
+            sample("x", component(z), obs=values(x))
 
     def _weights(self) -> Any:
         k, concentration = self.num_components, self._concentration
@@ -105,23 +112,27 @@ class BayesianGaussianMixture:
         sticks = sample("sticks", dist.Beta(1.0, concentration).expand([k - 1]).to_event(1))
         return deterministic("weights", _broken(xp, sticks))
 
-    def _component(self, prior: _Prior, d: int) -> Any:
+    def _component(self, x: Any, prior: _Prior, d: int) -> Any:
         """z -> the distribution of x given z."""
         kind, k, beta = self.covariance_type, self.num_components, prior.precision
         if self._matrices:
             lead = [] if kind == "tied" else [k]
             law = dist.Wishart(prior.dof, rate_matrix=prior.rate).expand(lead).to_event(len(lead))
             precisions = sample("precisions", law)
-            own = (lambda z: precisions) if kind == "tied" else (lambda z: precisions[z])
             law = dist.MultivariateNormal(prior.loc, precision_matrix=beta * precisions)
             locs = sample("locs", law.expand([k]).to_event(1))
+            gaps = isinstance(x, Missing)
+            matrices = xp.linalg.inv(precisions) if gaps else precisions
+            own = (lambda z: matrices) if kind == "tied" else (lambda z: matrices[z])
+            if gaps:
+                return lambda z: observed_normal(x, locs[z], own(z))
             return lambda z: dist.MultivariateNormal(locs[z], precision_matrix=own(z))
         lead, size = ([k, d], 1) if kind == "diag" else ([k], d)
         law = dist.Gamma(0.5 * size * prior.dof, 0.5 * size * prior.rate).expand(lead).to_event(len(lead))
         precisions = sample("precisions", law)
         scales = 1.0 / xp.sqrt(precisions if kind == "diag" else precisions[:, None])
         locs = sample("locs", dist.Normal(prior.loc, scales / math.sqrt(beta)).expand([k, d]).to_event(2))
-        return lambda z: dist.Normal(locs[z], scales[z]).to_event(1)
+        return lambda z: normal(x, locs[z], scales[z])
 
     def row_data(self, values: Mapping[str, np.ndarray], n: int) -> dict[str, int]:
         """Arguments that make n new rows."""
@@ -151,8 +162,8 @@ class BayesianGaussianMixture:
         if x is None:
             centre, spread = lib.zeros((d,)), lib.eye(d) if self._matrices else lib.ones(shape)
         else:
-            centre = lib.mean(x, axis=0)
-            spread = self._spread(lib, x - centre)
+            centre, y = centred(lib, x)
+            spread = self._spread(lib, y)
         return _Prior(
             centre if loc is None else loc, float(self.mean_precision_prior), dof, spread if rate is None else rate
         )
@@ -183,14 +194,15 @@ class BayesianGaussianMixture:
     ) -> dict[str, np.ndarray]:
         """q of k-means++ partitions of at most 20,000 rows, largest component first, with a leading axis of starts.
 
+        Means stand in for missing entries.
+
         Raises:
-            DataError: fewer rows than components.
+            DataError: fewer rows than components, or a column without any entry.
         """
         n, d = _shape(data["x"])
-        if n < self.num_components:
-            raise DataError(f"{self.num_components} components need at least as many rows, got {n}")
-        prior = self._prior(np, np.asarray(data["x"], dtype=float), d)
-        x = some_rows(data["x"], _MOST_ROWS, rng)
+        enough_rows(self.num_components, data["x"])
+        prior = self._prior(np, _on_host(data["x"]), d)
+        x = filled(some_rows(data["x"], _MOST_ROWS, rng))
         runs = [self._of_labels(x, _kmeans.labels(x, self.num_components, rng), n, prior) for _ in range(num_starts)]
         return {name: np.stack([q[name] for q in runs]) for name in runs[0]}
 
@@ -206,21 +218,17 @@ class BayesianGaussianMixture:
     def vb_step(self, q: Mapping[str, Any], data: Mapping[str, Any], weights: Any) -> tuple[dict[str, Any], Any]:
         """One iteration (Bishop 2006, equations 10.46 to 10.67), and the bound of ``q`` with the best q(z).
 
-        That bound is sum_n log sum_k exp E log p(x_n, z_n = k) - KL(q(pi, mu, Lambda) || p), every constant included.
+        That bound is sum_n log sum_k exp E log p(x_n, z_n = k) - KL(q(pi, mu, Lambda) || p), every constant included;
+        of an incomplete row, exp E log p is integrated over what is missing: q holds that beside z.
         """
         x = data["x"]
         prior = self._prior(xp, x, x.shape[1])
-        joint, y, centre, scale = self._expected_log_joint(q, x)
+        joint, centre, sums = self._expected_log_joint(q, x)
         evidence = xp.logsumexp(joint, axis=0)
         r = xp.exp(joint - evidence)
         if weights is not None:
             r, evidence = r * weights, evidence * weights
-        if self._matrices:
-            first, second = moments(r, y)
-            second = second * xp.outer(scale, scale)
-        else:
-            first, second = r @ y, (r @ (y * y)) * scale * scale
-        new = self._update(xp, xp.sum(r, axis=1), first * scale, second, centre, prior)
+        new = self._update(xp, xp.sum(r, axis=1), *sums(r), centre, prior)
         return new, xp.sum(evidence) - self._divergence(q, prior)
 
     def vb_mean(self, q: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -292,18 +300,41 @@ class BayesianGaussianMixture:
         zero = xp.zeros((1,))
         return xp.concatenate([parts[:, 0], zero]) + xp.concatenate([zero, xp.cumsum(parts[:, 1], axis=0)])
 
-    def _expected_log_joint(self, q: Mapping[str, Any], x: Any) -> tuple[Any, Any, Any, Any]:
-        """E log p(x_n, z_n = k) (K, N) (Bishop 2006, equations 10.46, 10.64 to 10.66), and y = (x - centre) / scale."""
+    def _expected_log_joint(self, q: Mapping[str, Any], x: Any) -> tuple[Any, Any, Callable[[Any], tuple[Any, Any]]]:
+        """E log p(x_n, z_n = k) (K, N) (Bishop 2006, equations 10.46, 10.64 to 10.66), exp integrated where x has gaps.
+
+        Returns:
+            that; a centre (D,); and a function from responsibilities (K, N) to the sums of x - centre, (K, D), and of
+            its products, or squares.
+        """
         kind, d, dof = self.covariance_type, x.shape[1], q["degrees_of_freedom"]
         inverse, log_rate = _wishart.factor(kind, q["rate"])
-        log_det = _wishart.expected_log_det(kind, dof, log_rate, d)
-        level = log_det - d * math.log(2 * math.pi) - d / q["mean_precision"]
+        level = _wishart.expected_log_det(kind, dof, log_rate, d) - d / q["mean_precision"]
+        log_weights = self._expected_log_weights(q["weights_concentration"])
         centre, scale = data_scale(x, d)
+        if isinstance(x, Missing):
+            # exp E log p(x | z = k) is a constant times N(x | m_k, (E Lambda_k)^-1)
+            densities, sums = self._incomplete(q, x, centre, scale)
+            level = level - _wishart.log_det_of_mean(kind, dof, log_rate, d)
+            return (log_weights + 0.5 * level)[:, None] + densities, centre, sums
         y = (x - centre) / scale
         distance = self._distances(y, (q["locs"] - centre) / scale, self._scaled(inverse, scale))
-        log_weights = self._expected_log_weights(q["weights_concentration"])
         nu = dof if kind == "tied" else dof[:, None]
-        return (log_weights + 0.5 * level)[:, None] - 0.5 * nu * distance, y, centre, scale
+        joint = (log_weights + 0.5 * (level - d * math.log(2 * math.pi)))[:, None] - 0.5 * nu * distance
+        return joint, centre, lambda r: self._in_units(moments(r, y) if self._matrices else (r @ y, r @ (y * y)), scale)
+
+    def _in_units(self, sums: tuple[Any, Any], scale: Any) -> tuple[Any, Any]:
+        """Sums of y, and of its products or squares, as those of scale * y."""
+        return sums[0] * scale, sums[1] * (xp.outer(scale, scale) if self._matrices else scale * scale)
+
+    def _incomplete(self, q: Mapping[str, Any], x: Missing, centre: Any, scale: Any) -> tuple[Any, Any]:
+        """log N(x_n | m_k, (E Lambda_k)^-1) of what was observed (K, N), and sums as of :meth:`_expected_log_joint`."""
+        locs, sigma = q["locs"], _wishart.inverse_of_mean(q["degrees_of_freedom"], q["rate"])
+        if self._matrices:
+            return incomplete(x, locs, sigma + xp.zeros((*locs.shape, locs.shape[1])), centre)
+        own = xp.sqrt(sigma[:, None] if self.covariance_type == "spherical" else sigma) + xp.zeros_like(locs)
+        densities, sums = diagonal(x, locs, own, centre, scale)
+        return densities, lambda r: self._in_units(sums(r), scale)
 
     def _scaled(self, inverse: Any, scale: Any) -> Any:
         """The A of :func:`_wishart.factor` for x in units of ``scale``; (K, D) where it is no matrix."""
@@ -351,6 +382,12 @@ class BayesianGaussianMixture:
 
 def _shape(x: Any) -> tuple[int, int]:
     return table("BayesianGaussianMixture", x)
+
+
+def _on_host(x: Any) -> Any:
+    """Rows in floating point; a pair where entries are missing."""
+    x = np.asarray(x, dtype=float)
+    return split(x) if np.isnan(x).any() else x
 
 
 def _broken(lib: Any, sticks: Any) -> Any:

@@ -11,7 +11,8 @@ import numpy as np
 from ppl_gen.missing import Missing
 from ppl_gen.models import _kmeans
 from ppl_gen.models._components import enough_rows, log_weights, ordered, responsibilities
-from ppl_gen.models._missing_gaussian import complete, multivariate_normal, normal, values
+from ppl_gen.models._gaussian_rows import diagonal, incomplete
+from ppl_gen.models._missing_gaussian import multivariate_normal, normal, values
 from ppl_gen.models._moments import moments, rounded_cholesky, rounding, squared_distances
 from ppl_gen.models._options import count, one_of, table
 from ppl_gen.models._rows import filled, some_rows
@@ -179,7 +180,7 @@ class GaussianMixture:
         """log N(x_n | mu_k, Sigma_k) (K, N), and the moments of y that go with responsibilities (K, N)."""
         centre, root = self._frame(around)
         if not self._dense(x.shape[1]):
-            return self._diagonal(params, centre, root, x)
+            return diagonal(x, params["locs"], self._scales(params, x.shape[1]), centre, root)
         return (self._incomplete if isinstance(x, Missing) else self._full)(params, centre, root, x)
 
     def _frame(self, around: Any) -> tuple[Any, Any]:
@@ -205,27 +206,6 @@ class GaussianMixture:
         tril = params["scales"][..., None] * params["correlation"]
         return tril + xp.zeros((self.num_components, *tril.shape[-2:]))
 
-    def _diagonal(self, params: Any, centre: Any, scale: Any, x: Any) -> tuple[Any, Any]:
-        observed = x.observed if isinstance(x, Missing) else None
-        own = self._scales(params, centre.shape[0]) / scale
-        m, precision = (params["locs"] - centre) / scale, 1.0 / (own * own)
-        y = (values(x) - centre) / scale
-        y = y if observed is None else y * observed
-        features = xp.concatenate([y, y * y], axis=1)
-        distance = xp.concatenate([-2.0 * m * precision, precision], axis=1) @ features.T
-        level = m * m * precision + 2.0 * xp.log(own * scale) + float(np.log(2 * np.pi))
-        levels = xp.sum(level, axis=1)[:, None] if observed is None else level @ observed.T
-
-        def expected(r: Any) -> tuple[Any, Any]:
-            both = r @ features
-            first, second = both[:, : y.shape[1]], both[:, y.shape[1] :]
-            if observed is None:
-                return first, second
-            unseen = r @ (1.0 - observed)
-            return first + unseen * m, second + unseen * (m * m + own * own)
-
-        return -0.5 * (levels + distance), expected
-
     def _full(self, params: Any, centre: Any, root: Any, x: Any) -> tuple[Any, Any]:
         d, tril = centre.shape[0], self._scale_tril(params)
         y = (x - centre) @ xp.linalg.solve_triangular(root, xp.eye(d), lower=True).T
@@ -236,20 +216,14 @@ class GaussianMixture:
 
     def _incomplete(self, params: Any, centre: Any, root: Any, x: Any) -> tuple[Any, Any]:
         tril = self._scale_tril(params)
-        sigma = tril @ xp.swapaxes(tril, -1, -2)
-        densities, means, b = complete(x, params["locs"][:, None], sigma[:, None])
-        k, d = self.num_components, centre.shape[0]
+        densities, expected = incomplete(x, params["locs"], tril @ xp.swapaxes(tril, -1, -2), centre)
+        inverse = xp.linalg.solve_triangular(root, xp.eye(centre.shape[0]), lower=True)
 
-        def expected(r: Any) -> tuple[Any, Any]:
-            off = means - centre
-            lost = xp.reshape(xp.sqrt(r)[:, :, None, None] * b, (k, -1, d))
-            known = xp.sum(r, axis=1)[:, None, None] * sigma - xp.swapaxes(lost, 1, 2) @ lost
-            second = known + xp.swapaxes(r[:, :, None] * off, 1, 2) @ off
-            first = (r[:, None, :] @ off)[:, 0]
-            inverse = xp.linalg.solve_triangular(root, xp.eye(d), lower=True)
+        def of_y(r: Any) -> tuple[Any, Any]:
+            first, second = expected(r)
             return first @ inverse.T, inverse @ second @ inverse.T
 
-        return densities, expected
+        return densities, of_y
 
 
 def _of_scale_tril(np_: Any, tril: Any) -> dict[str, Any]:

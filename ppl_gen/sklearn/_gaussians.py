@@ -65,13 +65,15 @@ def log_students(x: np.ndarray, dof: np.ndarray, means: np.ndarray, scales: np.n
     """log of multivariate Student's t, shape (N, K).
 
     Args:
-        x: (N, D), complete.
+        x: (N, D), NaN where nothing was observed.
         dof, means, scales: (K,), (K, D), (K, D, D).
     """
-    columns = []
-    for v, m, c in zip(dof, means, scales, strict=True):
-        root = cholesky(c, lower=True)
-        distance = (solve_triangular(root, (x - m).T, lower=True) ** 2).sum(0)
-        norm = gammaln(0.5 * (v + len(m))) - gammaln(0.5 * v) - 0.5 * len(m) * np.log(v * np.pi)
-        columns.append(norm - np.log(np.diag(root)).sum() - 0.5 * (v + len(m)) * np.log1p(distance / v))
-    return np.stack(columns, 1)
+    found = np.empty((len(x), len(means)))
+    for rows, seen in patterns(x):
+        size = len(seen)
+        for k, (v, m, c) in enumerate(zip(dof, means, scales, strict=True)):
+            root = cholesky(c[np.ix_(seen, seen)], lower=True)
+            distance = (solve_triangular(root, (x[np.ix_(rows, seen)] - m[seen]).T, lower=True) ** 2).sum(0)
+            norm = gammaln(0.5 * (v + size)) - gammaln(0.5 * v) - 0.5 * size * np.log(v * np.pi)
+            found[rows, k] = norm - np.log(np.diag(root)).sum() - 0.5 * (v + size) * np.log1p(distance / v)
+    return found

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import stats
 from scipy.special import logsumexp
 
+from ppl_gen.missing import split
 from ppl_gen.models.bayesian_gaussian_mixture import BayesianGaussianMixture as Model
 from ppl_gen.sklearn._base import checked_weights
 from ppl_gen.sklearn._gaussians import log_students
@@ -22,7 +23,8 @@ class BayesianGaussianMixture(MixtureEstimator):
     """A mixture with a posterior, by :class:`ppl_gen.models.BayesianGaussianMixture` and variational Bayes.
 
     ``predict_proba`` gives the responsibilities; ``score_samples`` the log posterior predictive density, a mixture of
-    Student's t (Bishop 2006, equation 10.81), where scikit-learn's gives an expected log density.
+    Student's t (Bishop 2006, equation 10.81), where scikit-learn's gives an expected log density. Entries that are NaN
+    were not observed: they are part of what is inferred, and integrated out of predictions.
 
     Parameters
     ----------
@@ -36,6 +38,8 @@ class BayesianGaussianMixture(MixtureEstimator):
     weights_, means_, covariances_, weight_concentration_, mean_precision_, degrees_of_freedom_ : as in scikit-learn.
     lower_bound_ : of the log evidence, before the last iteration.
     """
+
+    _missing = True
 
     def __init__(
         self,
@@ -115,7 +119,7 @@ class BayesianGaussianMixture(MixtureEstimator):
             "rate": self.covariances_ * self._dof(self.covariances_.ndim),
         }
         with on_host():
-            return self._model().vb_latent(q, {"x": X})["z"]
+            return self._model().vb_latent(q, {"x": split(X) if np.isnan(X).any() else X})["z"]
 
     def score_samples(self, X: Any) -> np.ndarray:
         """log p(x_n | the fitted data) of each row, shape (n_samples,)."""
@@ -129,7 +133,7 @@ class BayesianGaussianMixture(MixtureEstimator):
         dof = np.broadcast_to(self.degrees_of_freedom_, (k,))
         if self.covariance_type == "diag":
             each = zip(dof, self.means_, np.sqrt(self.covariances_ * wider[:, None]), strict=True)
-            return np.stack([stats.t.logpdf(X, v, m, s).sum(1) for v, m, s in each], 1)
+            return np.stack([np.nansum(stats.t.logpdf(X, v, m, s), 1) for v, m, s in each], 1)
         if self.covariance_type == "spherical":
             return log_students(X, d * dof, self.means_, (self.covariances_ * wider)[:, None, None] * np.eye(d))
         left = dof + 1.0 - d
