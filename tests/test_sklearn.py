@@ -1,6 +1,7 @@
 """The scikit-learn face: scikit-learn's own checks, its estimators' numbers, its pipelines."""
 
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -125,6 +126,18 @@ def test_bayesian_mixture_predicts_as_its_draws_do(kind):
     error = densities.std(0) / np.sqrt(len(densities))
     assert (np.abs(np.exp(ours.score_samples(x)) - densities.mean(0)) < 5 * error).all()
     np.testing.assert_allclose(ours.predict_proba(x), ours.run_.latent({"x": x})["z"], atol=1e-8)
+
+
+def test_reg_covar_is_scikit_learns():
+    """In the data's units squared, in both mixtures: data of a spread of 0.001 get the variances of scikit-learn's."""
+    x = 1e-3 * np.random.default_rng(0).standard_normal((100, 2))
+    for ours, theirs in (
+        (GaussianMixture(reg_covar=1e-2), mixture.GaussianMixture(reg_covar=1e-2)),
+        (BayesianGaussianMixture(reg_covar=1e-2), mixture.BayesianGaussianMixture(reg_covar=1e-2)),
+    ):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            np.testing.assert_allclose(ours.fit(x).covariances_, theirs.fit(x).covariances_, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -33,6 +33,12 @@ def positive(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a number above 0, got {value!r}")
 
 
+def nonnegative(name: str, value: Any) -> None:
+    """A finite number of at least 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value < np.inf:
+        raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
+
+
 def numbers(name: str, value: Any) -> Any:
     """Finite numbers as nested tuples, which have a hash; None stays None."""
     if value is None:

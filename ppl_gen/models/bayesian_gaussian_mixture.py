@@ -15,7 +15,7 @@ from ppl_gen.models._components import enough_rows
 from ppl_gen.models._gaussian_rows import centred, diagonal, incomplete
 from ppl_gen.models._missing_gaussian import normal, observed_normal, values
 from ppl_gen.models._moments import moments, squared_distances
-from ppl_gen.models._options import count, numbers, one_of, positive, table
+from ppl_gen.models._options import count, nonnegative, numbers, one_of, positive, table
 from ppl_gen.models._rows import filled, some_rows
 from ppl_gen.models._scale import data_scale
 from ppl_gen.primitives import deterministic, dist, plate, sample, xp
@@ -23,6 +23,7 @@ from ppl_gen.primitives import deterministic, dist, plate, sample, xp
 _TYPES = ("full", "tied", "diag", "spherical")
 _WEIGHTS = ("dirichlet", "dirichlet_process")
 _MOST_ROWS = 20_000  # of a starting partition
+_FLOOR = 1e-6  # of the variances of a covariance prior that the data give
 
 
 class _Prior(NamedTuple):
@@ -62,8 +63,10 @@ class BayesianGaussianMixture:
         mean_precision_prior: beta0.
         mean_prior: m0 (D,); the mean of the data where None.
         degrees_of_freedom_prior: nu0; D where None.
-        covariance_prior: W0^-1, in the shape of one component's precision; the covariance of the data where None.
-        regularization: added to the diagonal of that, in units of the mean variance.
+        covariance_prior: W0^-1, in the shape of one component's precision; the covariance of the data where None, with
+            a millionth of the mean variance more on its diagonal.
+        regularization: added to the rows' variances in each update of q, in the data's units squared, as of
+            :class:`GaussianMixture`; above 0 updates are not exact, and the bound may fall.
     """
 
     num_components: int
@@ -74,7 +77,7 @@ class BayesianGaussianMixture:
     mean_prior: Any = None
     degrees_of_freedom_prior: float | None = None
     covariance_prior: Any = None
-    regularization: float = 1e-6
+    regularization: float = 0.0
 
     outputs: ClassVar[tuple[str, ...]] = ("x",)
     em_rows: ClassVar[tuple[str, ...]] = ("x",)
@@ -88,8 +91,7 @@ class BayesianGaussianMixture:
         for name in ("weight_concentration_prior", "mean_precision_prior", "degrees_of_freedom_prior"):
             if getattr(self, name) is not None:
                 positive(name, getattr(self, name))
-        if not self.regularization >= 0:
-            raise ValueError(f"regularization must be a number of at least 0, got {self.regularization!r}")
+        nonnegative("regularization", self.regularization)
         for name in ("mean_prior", "covariance_prior"):  # as tuples, so that the model has a hash
             object.__setattr__(self, name, numbers(name, getattr(self, name)))
 
@@ -181,8 +183,7 @@ class BayesianGaussianMixture:
         rows = max(y.shape[0] - 1, 1)
         variances = lib.sum(y * y, axis=0) / rows
         mean = lib.mean(variances)
-        floor = lib.where(mean > 0, mean, lib.ones_like(mean)) * self.regularization
-        floor = lib.where(mean > 0, floor, lib.ones_like(mean))
+        floor = lib.where(mean > 0, _FLOOR * mean, lib.ones_like(mean))
         if self._matrices:
             return y.T @ y / rows + floor * lib.eye(y.shape[1])
         return (variances if self.covariance_type == "diag" else mean) + floor
@@ -269,10 +270,12 @@ class BayesianGaussianMixture:
         mean = first / whole[:, None]
         off, share = centre + mean - prior.loc, prior.precision * size / precision
         if self._matrices:
-            scatter = second - first[:, :, None] * mean[:, None, :]
+            added = self.regularization * size[:, None, None] * lib.eye(mean.shape[1])
+            scatter = second - first[:, :, None] * mean[:, None, :] + added
             scatter = scatter + share[:, None, None] * off[:, :, None] * off[:, None, :]
         else:
-            scatter = second - first * mean + share[:, None] * off * off
+            added = self.regularization * size[:, None]
+            scatter = second - first * mean + added + share[:, None] * off * off
         if kind == "tied":
             scatter = lib.sum(scatter, axis=0)
         elif kind == "spherical":

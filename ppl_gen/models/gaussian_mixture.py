@@ -14,7 +14,7 @@ from ppl_gen.models._components import enough_rows, log_weights, ordered, respon
 from ppl_gen.models._gaussian_rows import diagonal, incomplete
 from ppl_gen.models._missing_gaussian import multivariate_normal, normal, values
 from ppl_gen.models._moments import moments, rounded_cholesky, rounding, squared_distances
-from ppl_gen.models._options import count, one_of, table
+from ppl_gen.models._options import count, nonnegative, one_of, table
 from ppl_gen.models._rows import filled, some_rows
 from ppl_gen.models._scale import data_scale
 from ppl_gen.primitives import dist, plate, sample, xp
@@ -35,7 +35,8 @@ class GaussianMixture:
     Attributes:
         num_components: K.
         covariance_type: "full", "tied" (one Sigma for all), "diag" or "spherical" (one variance a component).
-        regularization: added to the diagonal of Sigma in EM's M-step.
+        regularization: added to the diagonal of Sigma in EM's M-step, in the data's units squared: scikit-learn's
+            ``reg_covar``. Such a step is not the exact one, so that the log likelihood may fall a little near the end.
     """
 
     num_components: int
@@ -54,8 +55,7 @@ class GaussianMixture:
     def __post_init__(self) -> None:
         count("num_components", self.num_components)
         one_of("covariance_type", self.covariance_type, _TYPES)
-        if not self.regularization >= 0:
-            raise ValueError(f"regularization must be a number of at least 0, got {self.regularization!r}")
+        nonnegative("regularization", self.regularization)
 
     def __call__(self, x: Any = None, num_data: int | None = None, num_features: int | None = None) -> None:
         """The program; ``x`` has shape (num_data, num_features), NaN where nothing was observed."""
