@@ -11,6 +11,7 @@ from scipy.special import logsumexp
 
 import ppl_gen as pg
 from ppl_gen import backends
+from ppl_gen.checks import ProgramError
 from ppl_gen.missing import split
 from ppl_gen.models import HiddenMarkov, hidden_markov
 from ppl_gen.program import DataError
@@ -345,3 +346,16 @@ def test_degenerate_data_give_a_result(x, room):
     history, params = iterate(room, model, start, {"x": x}, 10)
     assert np.isfinite(history).all()
     assert all(np.isfinite(v).all() for v in params.values())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.filterwarnings("ignore:em stopped")
+def test_lengths_are_looked_at_wherever_data_come_in(backend):
+    model, good = HiddenMarkov(2, covariance_type="diag"), {"x": PADDED, "lengths": np.array([25, 20])}
+    run = pg.infer(model, good, "em", backend, progress=False, num_steps=2, num_restarts=1)
+    assert run.latent(good)["z"].shape == (2, 25, 2)
+    for lengths in ([25, -1], [25, 26], [25.0, 3.5], [25], [25, 3, 3]):
+        bad = {**good, "lengths": np.array(lengths)}
+        for use in (run.latent, run.log_prob, lambda d: model.viterbi(run.params, d)):
+            with pg.on(backend), pytest.raises((DataError, ProgramError), match="lengths must be one whole number"):
+                use(bad)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class HiddenMarkov:
         covariance_type: "full", "tied", "diag" or "spherical", of Gaussians.
         num_mixtures: M, Gaussians of each state of a mixture.
         num_categories: codes of categorical emissions, 0 to num_categories - 1.
-        regularization: added to variances in EM's M-step.
+        regularization: added to variances in EM's M-step, as in :class:`GaussianMixture`.
     """
 
     num_states: int
@@ -96,10 +97,16 @@ class HiddenMarkov:
         num_steps: int | None = None,
         num_features: int | None = None,
     ) -> None:
-        """The program; without ``x`` it makes sequences of ``num_steps``."""
+        """The program; without ``x`` it makes sequences of ``num_steps``.
+
+        Raises:
+            DataError: ``lengths`` are not one whole number from 1 to T for each sequence.
+        """
         given = (*([] if num_sequences is None else [num_sequences]), num_steps or 1, num_features or 1)
         *lead, steps, d = given if x is None else self._shape(x)
         k, emission, (values, observed) = self.num_states, self._emission, self._entries(x)
+        if x is not None:
+            _lengths(lengths, values.shape)
         initial = sample("initial_probs", dist.Dirichlet(xp.ones((k,))))
         transition = sample("transition_probs", dist.Dirichlet(xp.ones((k,))).expand([k]).to_event(1))
         scale, codes = self._scale(values, observed, lengths, d), self.emission == "categorical"
@@ -191,6 +198,7 @@ class HiddenMarkov:
         """Logarithms of the initial and transition probabilities and of the emissions."""
         params = {name: xp.asarray(value) for name, value in params.items()}
         x, observed = self._entries(data["x"])
+        _lengths(data.get("lengths"), x.shape)
         found = self._log_densities(params, params, x, observed, data.get("lengths"))
         return xp.log(params["initial_probs"]), xp.log(params["transition_probs"]), found
 
@@ -207,7 +215,7 @@ class HiddenMarkov:
         x = np.asarray(data["x"], dtype=float)
         shape = self._shape(x)
         x, k = x.reshape(-1, *shape[-2:]), self.num_states
-        seen = np.arange(shape[-2]) < _lengths(data.get("lengths"), x)[:, None]
+        seen = np.arange(shape[-2]) < np.reshape(_lengths(data.get("lengths"), x.shape), (-1, 1))
         rows = x[seen]
         found = self._emission.starts(rows[~np.isnan(rows).all(1)], num_starts, rng)
         drawn = rng.dirichlet(np.ones(k), (num_starts, k))
@@ -218,6 +226,7 @@ class HiddenMarkov:
         """The data in blocks of time, as ``em_statistics`` wants them."""
         x, observed = (part if part is None or part.ndim == 3 else part[None] for part in self._entries(data["x"]))
         lengths, (sequences, steps) = data.get("lengths"), x.shape[:2]
+        _lengths(lengths, x.shape)
         if weights is not None and weights.shape[0] != sequences:
             raise ValueError(f"{weights.shape[0]} weights came for {sequences} sequences: expected one for each")
         length = markov_layout.block_length(sequences, steps)
@@ -285,17 +294,21 @@ def _alive(lengths: Any, x: Any) -> Any:
     return xp.where(xp.arange(x.shape[-2]) < xp.asarray(lengths)[..., None], 1.0, 0.0)
 
 
-def _lengths(lengths: Any, x: np.ndarray) -> np.ndarray:
-    """Steps of each sequence of x (num_sequences, T, D), on the host.
+def _lengths(lengths: Any, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Steps of each sequence of x (..., T, D), on the host; None inside of a function that is being compiled.
 
     Raises:
         DataError: not one whole number from 1 to T for each.
     """
+    number, steps = math.prod(shape[:-2]), shape[-2]
     if lengths is None:
-        return np.full(len(x), x.shape[1])
-    lengths = np.asarray(lengths)
-    if lengths.shape != (len(x),) or not np.isin(lengths, np.arange(1, x.shape[1] + 1)).all():
+        return np.full(number, steps)
+    try:
+        held = np.asarray(lengths.detach().cpu() if hasattr(lengths, "detach") else lengths)
+    except (TypeError, RuntimeError):  # no numbers yet: a tracer
+        return None
+    if held.shape != (number,) or not np.isin(held, np.arange(1, steps + 1)).all():
         raise DataError(
-            f"lengths must be one whole number from 1 to {x.shape[1]} for each of {len(x)} sequences, got {lengths}"
+            f"lengths must be one whole number from 1 to {steps} for each of {number} sequences, got {held}"
         )
-    return lengths
+    return held
