@@ -33,6 +33,8 @@ class ClosedFormEM(Starts, Protocol):
     * ``em_summary(around, data, weights)``: a sum over rows that says all that ``em_statistics`` needs; it then gets
       the summary as its ``data``, and None for ``weights`` (not where entries are missing);
     * ``em_layout(data, weights)``: the data as ``em_statistics`` wants them, made once (not with ``em_rows``);
+    * ``em_regularised``: the name of the option that ``em_update`` adds to variances by, None where it adds nothing:
+      such a step is near the maximum, not at it, so that the history may fall without any precision being lost;
     * ``em_penalty(params)``: a log prior that the update climbs beside the log likelihood, such as that of smoothed
       counts; the history then holds their sum, which never falls, as ``log_penalised`` beside ``log_likelihood``;
     * ``latent(params, data)``: posterior of the latents of each row, name -> array.
@@ -52,7 +54,8 @@ class ClosedFormVB(Protocol):
     ``num_draws`` draws of the sites from q and ``vb_mean`` their means. ``weights`` as in :class:`ClosedFormEM`.
 
     A run holds q in its params, each name with "q." before it. A model may also bring ``vb_latent(q, data)``: posterior
-    of the latents of each row of any data, name -> array, on the backend's arrays.
+    of the latents of each row of any data, name -> array, on the backend's arrays; and ``em_regularised``, as in
+    :class:`ClosedFormEM`.
     """
 
     def vb_starts(self, data: Mapping[str, Any], num_starts: int, rng: Any) -> dict[str, Any]: ...

@@ -14,7 +14,7 @@ from sklearn.mixture import BayesianGaussianMixture as Yardstick
 
 import ppl_gen as pg
 from ppl_gen.missing import Missing, split
-from ppl_gen.models import BayesianGaussianMixture
+from ppl_gen.models import BayesianGaussianMixture, GaussianMixture, HiddenMarkov, NaiveBayes
 from ppl_gen.program import DataError, as_program
 from ppl_gen.target import Target
 
@@ -279,6 +279,14 @@ def test_em_runs_on_the_program_and_new_rows_are_drawn():
         run = pg.infer(BayesianGaussianMixture(2, "diag"), IRIS[:60, :2], "em", num_restarts=2, num_steps=5)
     assert (np.diff(run.history["log_likelihood"]) > 0).all()
     assert run.sample(7).shape == (7, 2)
+
+
+def test_an_update_that_may_fall_is_named():
+    assert BayesianGaussianMixture(2).em_regularised is None and GaussianMixture(2, "full", 0.0).em_regularised is None
+    for model in (GaussianMixture(2), HiddenMarkov(2), BayesianGaussianMixture(2, regularization=0.1)):
+        assert model.em_regularised == "regularization"
+    assert HiddenMarkov(2, "categorical", num_categories=2).em_regularised is None
+    assert NaiveBayes(2).em_regularised == "var_smoothing" and NaiveBayes(2, "bernoulli").em_regularised is None
 
 
 # Bad input ---------------------------------------------------------------------------------------------------------

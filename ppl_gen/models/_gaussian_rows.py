@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ppl_gen.missing import Missing
+from ppl_gen.missing import Missing, split
 from ppl_gen.models._missing_gaussian import complete, values
 from ppl_gen.primitives import xp
 
@@ -87,3 +87,9 @@ def centred(lib: Any, x: Any) -> tuple[Any, Any]:
     number = lib.where(number > 0, number, lib.ones_like(number))
     mean = lib.sum(x.values, axis=0) / number
     return mean, (x.values - mean) * x.observed * lib.sqrt(x.shape[0] / number)
+
+
+def on_host(x: Any) -> Any:
+    """Rows in floating point on the host; a pair where entries are missing."""
+    x = np.asarray(x, dtype=float)
+    return split(x) if np.isnan(x).any() else x

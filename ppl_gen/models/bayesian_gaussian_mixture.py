@@ -9,10 +9,10 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from ppl_gen.missing import Missing, split
+from ppl_gen.missing import Missing
 from ppl_gen.models import _dirichlet, _kmeans, _wishart
 from ppl_gen.models._components import enough_rows
-from ppl_gen.models._gaussian_rows import centred, diagonal, incomplete
+from ppl_gen.models._gaussian_rows import centred, diagonal, incomplete, on_host
 from ppl_gen.models._missing_gaussian import normal, observed_normal, values
 from ppl_gen.models._moments import moments, squared_distances
 from ppl_gen.models._options import count, nonnegative, numbers, one_of, positive, table
@@ -97,7 +97,7 @@ class BayesianGaussianMixture:
 
     def __call__(self, x: Any = None, num_data: int | None = None, num_features: int | None = None) -> None:
         """The program; ``x`` has shape (num_data, num_features), NaN where nothing was observed."""
-        n, d = (num_data or 1, num_features or 1) if x is None else _shape(x)
+        n, d = (num_data or 1, num_features or 1) if x is None else table("BayesianGaussianMixture", x)
         prior = self._prior(xp, x, d)
         weights = self._weights()
         component = self._component(x, prior, d)
@@ -190,6 +190,11 @@ class BayesianGaussianMixture:
 
     # Variational Bayes ----------------------------------------------------------------------------------------
 
+    @property
+    def em_regularised(self) -> str | None:
+        """The option that updates add to variances by, if they do."""
+        return "regularization" if self.regularization > 0 else None
+
     def vb_starts(
         self, data: Mapping[str, np.ndarray], num_starts: int, rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
@@ -200,9 +205,9 @@ class BayesianGaussianMixture:
         Raises:
             DataError: fewer rows than components, or a column without any entry.
         """
-        n, d = _shape(data["x"])
+        n, d = table("BayesianGaussianMixture", data["x"])
         enough_rows(self.num_components, data["x"])
-        prior = self._prior(np, _on_host(data["x"]), d)
+        prior = self._prior(np, on_host(data["x"]), d)
         x = filled(some_rows(data["x"], _MOST_ROWS, rng))
         runs = [self._of_labels(x, _kmeans.labels(x, self.num_components, rng), n, prior) for _ in range(num_starts)]
         return {name: np.stack([q[name] for q in runs]) for name in runs[0]}
@@ -381,16 +386,6 @@ class BayesianGaussianMixture:
         q = self.vb_starts(data, num_starts, rng)
         runs = [self.vb_mean({name: v[i] for name, v in q.items()}) for i in range(num_starts)]
         return {name: np.stack([r[name] for r in runs]) for name in runs[0]}
-
-
-def _shape(x: Any) -> tuple[int, int]:
-    return table("BayesianGaussianMixture", x)
-
-
-def _on_host(x: Any) -> Any:
-    """Rows in floating point; a pair where entries are missing."""
-    x = np.asarray(x, dtype=float)
-    return split(x) if np.isnan(x).any() else x
 
 
 def _broken(lib: Any, sticks: Any) -> Any:

@@ -139,6 +139,11 @@ class GaussianMixture:
             return {"scales": np_.sqrt(np_.mean(variances, axis=1))}
         return {"scales": np_.sqrt(weights @ variances if self.covariance_type == "tied" else variances)}
 
+    @property
+    def em_regularised(self) -> str | None:
+        """The option that EM's steps add to variances by, if they do."""
+        return "regularization" if self.regularization > 0 else None
+
     def em_statistics(self, params: Any, around: Any, data: Any, weights: Any) -> tuple[dict[str, Any], Any]:
         """E-step (Bishop 2006, equation 9.23): sums of responsibilities, and of first and second moments.
 

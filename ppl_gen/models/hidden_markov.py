@@ -222,6 +222,11 @@ class HiddenMarkov:
         chain = {"initial_probs": np.full((num_starts, k), 1.0 / k), "transition_probs": 0.5 * (drawn + np.eye(k))}
         return self.relabel({**chain, **found}, 1)
 
+    @property
+    def em_regularised(self) -> str | None:
+        """The option that EM's steps add to variances by, if they do."""
+        return "regularization" if self.regularization > 0 and self.emission != "categorical" else None
+
     def em_layout(self, data: Mapping[str, Any], weights: Any) -> dict[str, Any]:
         """The data in blocks of time, as ``em_statistics`` wants them."""
         x, observed = (part if part is None or part.ndim == 3 else part[None] for part in self._entries(data["x"]))

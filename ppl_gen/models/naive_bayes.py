@@ -174,6 +174,11 @@ class NaiveBayes:
         sums |= {"first": r.T @ v, "second": r.T @ v**2}
         return self._estimates(np, sums, {"locs": np.tile(centre, (self.num_classes, 1))})
 
+    @property
+    def em_regularised(self) -> str | None:
+        """The option that EM's steps add to variances by, if they do."""
+        return "var_smoothing" if self.likelihood == "gaussian" and self.var_smoothing > 0 else None
+
     def em_statistics(self, params: Any, around: Any, data: Any, weights: Any) -> tuple[dict[str, Any], Any]:
         """E-step: expected numbers of rows and of observed entries, and sums of features, for each class."""
         joint = self.log_joint(params, data)
