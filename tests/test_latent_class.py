@@ -97,6 +97,19 @@ def test_codes_of_every_kind_are_the_same_data():
         np.testing.assert_allclose(statistics["probs"], found[0][0]["probs"])
 
 
+@pytest.mark.filterwarnings("ignore:em stopped")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_code_that_was_never_seen_is_impossible(backend):
+    """Zero probability is -inf, in one item or in all; an answer left out is not."""
+    run = _infer(LatentClass(2, 3), PATTERNS, backend=backend, num_steps=5, num_restarts=1)
+    x = np.array([[2, 2, 2, 2], [0, 1, 2, 0], [0, 1, -1, 0], [0, 1, 1, 0]])
+    found = run.log_prob(x)
+    assert (found[:2] == -np.inf).all()
+    expected = _log_likelihood(run.params["weights"], run.params["probs"], x[2:])
+    np.testing.assert_allclose(found[2:], expected, rtol=1e-10)
+    np.testing.assert_allclose(run.latent(x)["z"].sum(1), 1.0)
+
+
 # Variational Bayes -------------------------------------------------------------------------------------------------
 
 

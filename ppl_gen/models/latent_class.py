@@ -24,7 +24,7 @@ class LatentClass:
 
     Items are codes 0, ..., C - 1, whole numbers or floating point; -1 and NaN are items that were not answered, left
     out exactly. An item with fewer categories than others never shows the higher codes, and maximum likelihood gives
-    them no weight.
+    them no weight: the log density of a new row that has one is -inf.
 
     Sites: ``weights`` pi (K,), ``probs`` theta (K, num_items, C). Priors pi ~ Dirichlet(a), theta ~ Dirichlet(b).
     ``em`` is maximum likelihood (Goodman 1974), ``vbem`` has the posterior of both in closed form.
@@ -61,8 +61,8 @@ class LatentClass:
         probs = sample("probs", prior.expand([k, d]).to_event(2))
         codes = None if x is None else _codes(x)
         with plate("data", n):
-            z = sample("z", dist.Categorical(probs=weights))
-            items = dist.Categorical(probs=probs[z])
+            z = sample("z", dist.Categorical(logits=_log(weights)))
+            items = dist.Categorical(logits=_log(probs)[z])
             if codes is None:
                 sample("x", items.to_event(1))
             else:
@@ -186,6 +186,11 @@ def _member(x: Any, num_categories: int) -> Any:
     codes = _codes(x)
     member = codes[..., None] == xp.arange(num_categories)
     return 1.0 * member.reshape((codes.shape[0], -1))
+
+
+def _log(p: Any) -> Any:
+    """log p, -inf at 0, where backends would disagree on it; its gradient is a number there too."""
+    return xp.where(p > 0, xp.log(xp.where(p > 0, p, 1.0)), -xp.inf)
 
 
 def _logs(params: Mapping[str, Any]) -> dict[str, Any]:

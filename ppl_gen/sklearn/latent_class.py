@@ -5,19 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from scipy.special import softmax
 
 from ppl_gen.models.latent_class import LatentClass as Model
 from ppl_gen.sklearn._base import checked_weights
 from ppl_gen.sklearn._mixture import LikelihoodMixture
 
-_LEAST = -85.0  # in the place of the log of zero; the model's, too, is that of 1e-37
+_LEAST = -85.0  # in the place of the log of zero, as of the model's E-step: classes of impossible rows are told by it
 
 
 class LatentClass(LikelihoodMixture):
     """A mixture of independent categorical items, by :class:`ppl_gen.models.LatentClass`.
 
     The categories of an item are its distinct values in X; NaN is an item that was not answered, left out exactly. A
-    value of new data that was not among those fitted has probability zero in every class.
+    value of new data that was not among those fitted has probability zero in every class: ``score_samples`` is -inf,
+    and ``predict_proba`` goes by the other items.
 
     Parameters
     ----------
@@ -72,15 +74,18 @@ class LatentClass(LikelihoodMixture):
         last = max(len(c) for c in self.categories_)
         return np.stack([_places(c, column, last) for c, column in zip(self.categories_, X.T, strict=True)], 1)
 
-    def _log_joint(self, X: np.ndarray) -> np.ndarray:
+    def _log_joint(self, X: np.ndarray, least: float = -np.inf) -> np.ndarray:
         codes = self._codes(X)
         answered, codes = ~np.isnan(codes), np.nan_to_num(codes).astype(int)
         with np.errstate(divide="ignore"):
-            joint = np.maximum(np.log(self.weights_), _LEAST)
+            joint = np.maximum(np.log(self.weights_), least)
             logs = np.pad(np.log(self.item_probs_), ((0, 0), (0, 0), (0, 1)), constant_values=-np.inf)
         for i in range(X.shape[1]):
-            joint = joint + np.maximum(logs[:, i, codes[:, i]], _LEAST).T * answered[:, i, None]
+            joint = joint + np.where(answered[:, i, None], np.maximum(logs[:, i, codes[:, i]], least).T, 0.0)
         return joint
+
+    def _responsibilities(self, X: np.ndarray) -> np.ndarray:
+        return softmax(self._log_joint(X, _LEAST), axis=1)
 
     def _drawn(self, component: int, count: int, rng: np.random.RandomState) -> np.ndarray:
         pairs = zip(self.categories_, self.item_probs_[component], strict=True)
