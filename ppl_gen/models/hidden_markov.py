@@ -106,7 +106,7 @@ class HiddenMarkov:
         *lead, steps, d = given if x is None else self._shape(x)
         k, emission, (values, observed) = self.num_states, self._emission, self._entries(x)
         if x is not None:
-            _lengths(lengths, values.shape)
+            _check_lengths(lengths, values.shape)
         initial = sample("initial_probs", dist.Dirichlet(xp.ones((k,))))
         transition = sample("transition_probs", dist.Dirichlet(xp.ones((k,))).expand([k]).to_event(1))
         scale, codes = self._scale(values, observed, lengths, d), self.emission == "categorical"
@@ -198,7 +198,7 @@ class HiddenMarkov:
         """Logarithms of the initial and transition probabilities and of the emissions."""
         params = {name: xp.asarray(value) for name, value in params.items()}
         x, observed = self._entries(data["x"])
-        _lengths(data.get("lengths"), x.shape)
+        _check_lengths(data.get("lengths"), x.shape)
         found = self._log_densities(params, params, x, observed, data.get("lengths"))
         return xp.log(params["initial_probs"]), xp.log(params["transition_probs"]), found
 
@@ -215,7 +215,10 @@ class HiddenMarkov:
         x = np.asarray(data["x"], dtype=float)
         shape = self._shape(x)
         x, k = x.reshape(-1, *shape[-2:]), self.num_states
-        seen = np.arange(shape[-2]) < np.reshape(_lengths(data.get("lengths"), x.shape), (-1, 1))
+        lengths = data.get("lengths")
+        _check_lengths(lengths, x.shape)
+        last = np.full(len(x), shape[-2]) if lengths is None else np.asarray(lengths)
+        seen = np.arange(shape[-2]) < last[:, None]
         rows = x[seen]
         found = self._emission.starts(rows[~np.isnan(rows).all(1)], num_starts, rng)
         drawn = rng.dirichlet(np.ones(k), (num_starts, k))
@@ -231,7 +234,7 @@ class HiddenMarkov:
         """The data in blocks of time, as ``em_statistics`` wants them."""
         x, observed = (part if part is None or part.ndim == 3 else part[None] for part in self._entries(data["x"]))
         lengths, (sequences, steps) = data.get("lengths"), x.shape[:2]
-        _lengths(lengths, x.shape)
+        _check_lengths(lengths, x.shape)
         if weights is not None and weights.shape[0] != sequences:
             raise ValueError(f"{weights.shape[0]} weights came for {sequences} sequences: expected one for each")
         length = markov_layout.block_length(sequences, steps)
@@ -299,21 +302,20 @@ def _alive(lengths: Any, x: Any) -> Any:
     return xp.where(xp.arange(x.shape[-2]) < xp.asarray(lengths)[..., None], 1.0, 0.0)
 
 
-def _lengths(lengths: Any, shape: tuple[int, ...]) -> np.ndarray | None:
-    """Steps of each sequence of x (..., T, D), on the host; None inside of a function that is being compiled.
+def _check_lengths(lengths: Any, shape: tuple[int, ...]) -> None:
+    """Lengths of sequences x of this shape (..., T, D); inside of a function that is being compiled they pass.
 
     Raises:
         DataError: not one whole number from 1 to T for each.
     """
-    number, steps = math.prod(shape[:-2]), shape[-2]
     if lengths is None:
-        return np.full(number, steps)
+        return
     try:
         held = np.asarray(lengths.detach().cpu() if hasattr(lengths, "detach") else lengths)
     except (TypeError, RuntimeError):  # no numbers yet: a tracer
-        return None
+        return
+    number, steps = math.prod(shape[:-2]), shape[-2]
     if held.shape != (number,) or not np.isin(held, np.arange(1, steps + 1)).all():
         raise DataError(
             f"lengths must be one whole number from 1 to {steps} for each of {number} sequences, got {held}"
         )
-    return held
