@@ -183,6 +183,8 @@ def test_codes_that_cannot_be(x, message):
 def test_settings_that_cannot_be():
     with pytest.raises(ValueError, match="num_categories must be a whole number"):
         LatentClass(2, 2.5)
+    with pytest.raises(ValueError, match=r"of shape \(num_data, num_items\), got \(3,\); a single item goes in as"):
+        _infer(LatentClass(2, 2), np.array([0, 1, 1]))
     with pytest.raises(ValueError, match="concentration must be a number above 0, got 0"):
         LatentClass(2, 2, concentration=0)
 

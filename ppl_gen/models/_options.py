@@ -13,11 +13,17 @@ def count(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
-def table(model: str, x: Any) -> tuple[int, int]:
-    """The shape of x (num_data, num_features)."""
+def table(
+    model: str,
+    x: Any,
+    rows: str = "num_data",
+    columns: str = "num_features",
+    alone: str = "a single feature goes in as x[:, None]",
+) -> tuple[int, int]:
+    """The shape (rows, columns) of x, which a model calls by these names; ``alone`` is the remedy for a vector."""
     if len(x.shape) != 2:
-        remedy = "; a single feature goes in as x[:, None]" if len(x.shape) == 1 else ""
-        raise ValueError(f"{model} expects x of shape (num_data, num_features), got {tuple(x.shape)}{remedy}")
+        remedy = f"; {alone}" if len(x.shape) == 1 else ""
+        raise ValueError(f"{model} expects x of shape ({rows}, {columns}), got {tuple(x.shape)}{remedy}")
     return x.shape[0], x.shape[1]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ppl_gen.missing import Missing
 from ppl_gen.models import _dirichlet
-from ppl_gen.models._options import count, positive
+from ppl_gen.models._options import count, positive, table
 from ppl_gen.primitives import dist, plate, sample, xp
 from ppl_gen.program import DataError
 
@@ -54,7 +54,7 @@ class LatentClass:
 
     def __call__(self, x: Any = None, num_data: int | None = None, num_items: int | None = None) -> None:
         """The program; ``x`` has shape (num_data, num_items)."""
-        n, d = (num_data or 1, num_items or 1) if x is None else self._shape(x)
+        n, d = (num_data or 1, num_items or 1) if x is None else _shape(x)
         k, c = self.num_classes, self.num_categories
         weights = sample("weights", dist.Dirichlet(xp.full((k,), self.weight_concentration)))
         prior = dist.Dirichlet(xp.full((c,), self.concentration))
@@ -67,11 +67,6 @@ class LatentClass:
                 sample("x", items.to_event(1))
             else:
                 sample("x", items.mask(codes >= 0).to_event(1), obs=xp.maximum(codes, 0))
-
-    def _shape(self, x: Any) -> tuple[int, int]:
-        if len(x.shape) != 2:
-            raise ValueError(f"LatentClass expects x of shape (num_data, num_items), got {tuple(x.shape)}")
-        return x.shape[0], x.shape[1]
 
     def row_data(self, values: Mapping[str, np.ndarray], n: int) -> dict[str, int]:
         """Arguments that make n new rows."""
@@ -97,7 +92,7 @@ class LatentClass:
     def _shares(self, x: Any) -> np.ndarray:
         """Proportions of the categories of each item (num_items, C), smoothed."""
         x = np.asarray(x)
-        self._shape(x)
+        _shape(x)
         seen = x >= 0
         codes = x[seen]
         if (codes != codes.astype(int)).any() or codes.max(initial=0) >= self.num_categories or (x < -1).any():
@@ -172,6 +167,10 @@ class LatentClass:
     ) -> dict[str, np.ndarray]:
         """Draws of the sites from q."""
         return {n: _dirichlet.draws(q[f"{n}_concentration"], num_draws, rng) for n in _SITES}
+
+
+def _shape(x: Any) -> tuple[int, int]:
+    return table("LatentClass", x, columns="num_items", alone="a single item goes in as x[:, None]")
 
 
 def _codes(x: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ppl_gen.models import _dirichlet
-from ppl_gen.models._options import count, positive
+from ppl_gen.models._options import count, positive, table
 from ppl_gen.primitives import dist, on, plate, sample, xp
 from ppl_gen.program import DataError
 
@@ -64,18 +64,13 @@ class LatentDirichlet:
 
     def __call__(self, x: Any = None, num_documents: int | None = None, vocabulary: int | None = None) -> None:
         """The program; ``x`` has shape (num_documents, vocabulary)."""
-        n, v = (num_documents or 1, vocabulary or 1) if x is None else self._shape(x)
+        n, v = (num_documents or 1, vocabulary or 1) if x is None else _shape(x)
         k = self.num_topics
         topics = sample("topics", dist.Dirichlet(xp.full((v,), self._eta)).expand([k]).to_event(1))
         total = self.num_words if x is None else xp.sum(x, axis=-1)
         with plate("document", n):
             proportions = sample("proportions", dist.Dirichlet(xp.full((k,), self._alpha)))
             sample("x", dist.Multinomial(total, probs=proportions @ topics), obs=x)
-
-    def _shape(self, x: Any) -> tuple[int, int]:
-        if len(x.shape) != 2:
-            raise ValueError(f"LatentDirichlet expects x of shape (num_documents, vocabulary), got {tuple(x.shape)}")
-        return x.shape[0], x.shape[1]
 
     def row_data(self, values: Mapping[str, np.ndarray], n: int) -> dict[str, int]:
         """Arguments that make n new rows."""
@@ -92,7 +87,7 @@ class LatentDirichlet:
             DataError: x with negative counts, or no word at all.
         """
         x = np.asarray(data["x"])
-        n, v = self._shape(x)
+        n, v = _shape(x)
         if (x < 0).any() or not x.any():
             raise DataError(
                 f"x must hold counts of words, at least 0 and some above 0; got values from {x.min()} to {x.max()}"
@@ -172,3 +167,7 @@ class LatentDirichlet:
 def _share(x: Any, probs: Any) -> Any:
     """x / probs, zero where x is."""
     return xp.where(x > 0, x / (probs + _TINY), 0.0)
+
+
+def _shape(x: Any) -> tuple[int, int]:
+    return table("LatentDirichlet", x, "num_documents", "vocabulary", "a single document goes in as x[None]")
