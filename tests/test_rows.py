@@ -9,9 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
+from scipy.special import logsumexp
 
 import ppl_gen as pg
 from ppl_gen import dist
+from ppl_gen.program import Bound
+from ppl_gen.results.arviz import arrays_of
 
 BACKENDS = ["numpyro", "pyro"]
 RNG = np.random.default_rng(1)
@@ -45,6 +49,32 @@ def test_blocks_give_the_same_numbers(model, backend, on_disk):
         for name, value in whole.params.items():
             np.testing.assert_allclose(run.params[name], value, rtol=1e-8, atol=1e-10)
     np.testing.assert_allclose(run.log_prob(on_disk), whole.log_prob(X), rtol=1e-8)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_run_on_a_file_is_looked_at_and_kept_by_blocks(backend, tmp_path, monkeypatch):
+    """Never more than a block of rows on the device; and the pointwise numbers are the mixture's density."""
+    np.save(tmp_path / "x.npy", np.tile(X, (70, 1)))  # 35,000 rows
+    model, x = pg.models.GaussianMixture(2, "diag"), np.load(tmp_path / "x.npy", mmap_mode="r")
+    run = _fit(model, x, backend, num_steps=2, num_restarts=1)
+    longest, on_device = [], Bound.on_device
+    monkeypatch.setattr(Bound, "on_device", lambda b, n, x: (longest.append(len(x)), on_device(b, n, x))[1])
+    run.save(tmp_path / "run")
+    run.report(tmp_path / "run.html")
+    assert 0 < max(longest) <= 16384
+    found = run.log_likelihood["x"]
+    held = pg.load(tmp_path / "run")
+    np.testing.assert_array_equal(held.log_likelihood["x"], found)
+    p = run.params
+    terms = np.log(p["weights"]) + stats.norm.logpdf(X[:, None], p["locs"], p["scales"]).sum(-1)
+    np.testing.assert_allclose(found[0, 0], np.tile(logsumexp(terms, axis=1), 70), rtol=1e-10)
+
+
+def test_what_is_too_long_for_a_group_is_left_out_of_a_run_on_a_file(on_disk, monkeypatch):
+    run = _fit(MODELS["mixture"], on_disk, "numpyro", block_rows=150)
+    monkeypatch.setattr("ppl_gen.results.run._MOST_LOG_LIKELIHOODS", X.size - 1)
+    assert "log_likelihood" not in arrays_of(run.idata)
+    assert "run.log_likelihood" in run.idata.attrs["log_likelihood"]
 
 
 def test_missing_entries_by_blocks():

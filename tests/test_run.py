@@ -263,6 +263,36 @@ def test_loaded_without_its_program_still_shows(runs, tmp_path):
     assert groups(pg.load(tmp_path / "again")) == groups(run)
 
 
+@pytest.mark.filterwarnings("ignore:em stopped")
+def test_a_run_is_loaded_with_the_model_that_was_fitted(tmp_path):
+    x = np.random.default_rng(3).normal(size=(40, 2))
+    model = pg.models.GaussianMixture(2, regularization=0)
+    run = pg.infer(model, x, engine="em", progress=False, num_steps=3)
+    run.save(tmp_path / "run")
+    same = pg.load(tmp_path / "run", pg.models.GaussianMixture(2, regularization=0.0), x)
+    np.testing.assert_array_equal(same.log_prob(x), run.log_prob(x))
+    pg.load(tmp_path / "run").save(tmp_path / "again")  # without its program
+    for path in (tmp_path / "run", tmp_path / "again"):
+        with pytest.raises(ValueError, match="covariance_type='full', not 'diag'"):
+            pg.load(path, pg.models.GaussianMixture(2, "diag", regularization=0), x)
+        with pytest.raises(ValueError, match="num_components=2, not 3"):
+            pg.load(path, pg.models.GaussianMixture(3, regularization=0), x)
+
+
+def test_a_program_that_lacks_a_site_of_the_file_is_refused(tmp_path):
+    def edited(x):
+        with pg.plate("row", len(x)):
+            pg.sample("x", dist.Normal(0.0, 1.0), obs=x)
+
+    edited.__name__ = "mixture"
+    fit("em", program=mixture, data=V).save(tmp_path / "run")
+    held = pg.load(tmp_path / "run", edited, V)
+    with pytest.raises(ValueError, match="draws of 'locs', 'weights', and mixture .* no such site"):
+        held.log_prob(V)
+    with pytest.raises(ValueError, match="no such site"):
+        held.predict()
+
+
 # --- ArviZ -------------------------------------------------------------------------------------------
 
 NINETY_PERCENT = {"hdi_prob": 0.9} if az.__version__.startswith("0.") else {"ci_prob": 0.9}

@@ -49,6 +49,12 @@ def _values(target: Target, posterior: Draws, params: Draws) -> dict[str, np.nda
     return flat
 
 
+def fits(target: Target, posterior: Draws) -> bool:
+    """Whether the draws have the shapes that these data ask for, so that none belongs to single rows of others."""
+    shapes = {name: shape for name, _, shape in target.everything.sites}
+    return all(x.shape[2:] == shapes[n] for n, x in posterior.items() if n in shapes)
+
+
 def _run(target: Target, name: Any, f: Callable[..., Any], values: Any, seed: int, random: bool) -> Any:
     mapped = target.compiled((name, tuple(values)), lambda: target.backend.map_draws(f, random=random, batch_size=256))
     on_device = target.backend.from_numpy({n: np.ascontiguousarray(v) for n, v in values.items()})

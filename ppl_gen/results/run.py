@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 from ppl_gen import backends
 from ppl_gen.inference.engine import Engine, Outcome
 from ppl_gen.program import Bound, Program
-from ppl_gen.results import naming, predicting, storage
+from ppl_gen.results import identity, naming, predicting, storage
 from ppl_gen.results.diagnose import diagnose
 from ppl_gen.target import Target
 
@@ -59,6 +59,7 @@ class Run:
     program: Program | None = None
     data: Any = None
     options: Engine | None = None
+    saved: dict[str, Any] = field(default_factory=dict)  # of a loaded run: the model's options, and its sites
 
     @classmethod
     def of(cls, target: Target, setting: Setting, engine: Engine, outcome: Outcome) -> Run:
@@ -70,7 +71,8 @@ class Run:
         latents = {n: posterior[n] for n in target.layout.names if n in posterior}
         found = diagnose(latents, outcome.stats) if "lp" in outcome.stats else []  # chains
         observed = {n: x for n in target.observed if (x := _observed(target, n)) is not None}
-        constants = {n: x for n, x in target.bound.host.items() if n not in target.observed}
+        unobserved = {n: x for n, x in target.bound.host.items() if n not in target.observed}
+        constants = {n: x for n, x in unobserved.items() if not isinstance(x, np.memmap)}  # files stay where they are
         return cls(
             engine.name,
             setting,
@@ -100,20 +102,33 @@ class Run:
 
     @functools.cached_property
     def idata(self) -> Any:
-        """What ArviZ reads: posterior, sample_stats, log_likelihood, observed_data, constant_data."""
+        """What ArviZ reads: posterior, sample_stats, log_likelihood, observed_data, constant_data.
+
+        log_likelihood is left out where draws times entries of the data are more than 20,000,000, and the attribute
+        ``log_likelihood`` says so. Data in a file stay there: observed_data has those in memory only.
+        """
         from ppl_gen.results.arviz import to_idata
 
-        return to_idata(self._groups(), dims=self.dims, coords=self.coords, attrs=self._idata_attrs())
+        attrs = self._idata_attrs()
+        if not self._has_log_likelihood() and self.program is not None:
+            attrs["log_likelihood"] = "left out, draws times data are many: ask for run.log_likelihood"
+        return to_idata(self._groups(), dims=self.dims, coords=self.coords, attrs=attrs)
 
     def _groups(self) -> dict[str, dict[str, np.ndarray]]:
         groups = {"posterior": self.posterior, "sample_stats": self.stats}
-        if "log_likelihood" in vars(self) or (self.program is not None and self._affordable()):
+        if self._has_log_likelihood():
             groups["log_likelihood"] = self.log_likelihood
         return {**groups, "observed_data": self.observed, "constant_data": self.constants}
 
+    def _has_log_likelihood(self) -> bool:
+        return "log_likelihood" in vars(self) or (self.program is not None and self._affordable())
+
     def _affordable(self) -> bool:
         draws = next((x.shape[0] * x.shape[1] for x in self.posterior.values()), 0)
-        return draws * sum(x.size for x in self.observed.values()) <= _MOST_LOG_LIKELIHOODS
+        arguments = self.data.values() if isinstance(self.data, Mapping) else self.data
+        arguments = (arguments,) if isinstance(arguments, np.ndarray) else arguments or ()
+        in_files = sum(x.size for x in arguments if isinstance(x, np.memmap))
+        return draws * max(in_files, sum(x.size for x in self.observed.values())) <= _MOST_LOG_LIKELIHOODS
 
     def _idata_attrs(self) -> dict[str, Any]:
         attrs = {"inference": self.engine, "inference_library": f"ppl_gen, {self.setting.backend}"}
@@ -121,9 +136,20 @@ class Run:
 
     @functools.cached_property
     def log_likelihood(self) -> dict[str, np.ndarray]:
-        """log p(datum | draw) for each observed site (chain, draw, *plates), discrete latents summed out."""
+        """log p(datum | draw) for each observed site (chain, draw, *plates), discrete latents summed out.
+
+        A model of rows goes by blocks of them, unless the run holds draws of the latents of each row.
+        """
+
+        def of_rows(target: Target) -> dict[str, np.ndarray]:
+            return predicting.log_likelihood(target, self.posterior, self.params)
+
         with self._scope():
-            return predicting.log_likelihood(self._target(), self.posterior, self.params)
+            bound = self._bind(None, _BLOCK_ROWS)
+            if not bound.by_rows or not predicting.fits(self._checked(bound), self.posterior):
+                return of_rows(self._target())
+        parts = self._by_rows(of_rows, None)
+        return {n: np.concatenate([p[n] for p in parts], axis=2) for n in parts[0]}
 
     # New data -------------------------------------------------------------------------------------------------
 
@@ -233,26 +259,35 @@ class Run:
         return program.bind(data, backends.get(s.backend), (s.precision, s.device), block_rows)
 
     def _target(self, data: Any = None) -> Target:
-        return Target(self._bind(data))
+        return self._checked(self._bind(data))
+
+    def _checked(self, bound: Bound) -> Target:
+        target = Target(bound)
+        identity.require_sites(target, self.saved.get("sites", ()))
+        return target
 
     def _by_rows(self, f: Callable[[Target], Any], data: Any) -> list[Any]:
         """``f`` of the target at these data; for a model of rows, at blocks of them, which bounds the memory."""
         with self._scope():
             bound = self._bind(data, _BLOCK_ROWS)
             if not bound.by_rows:
-                return [f(Target(bound))]
+                return [f(self._checked(bound))]
             return [f(self._target(block)) for block in bound.blocks(_BLOCK_ROWS)]
 
     # Keeping --------------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> Path:
-        """Write a folder: draws as netCDF, parameters as npz, the rest as JSON. See :func:`ppl_gen.load`."""
+        """Write a folder: draws as netCDF, parameters as npz, the rest as JSON. See :func:`ppl_gen.load`.
+
+        Options of a model of ``pg.models``, or of another dataclass, are kept by their values.
+        """
         meta = {
             "engine": self.engine,
             "setting": asdict(self.setting),
             "warnings": self.warnings,
             "attrs": self.attrs,
             "exact": self.exact,
+            "model": self.saved.get("model") or identity.options(self.program),
         }
         return storage.save_result(
             path,
@@ -270,13 +305,14 @@ class Run:
 
         Raises:
             CorruptFileError: missing, truncated or altered files.
-            ValueError: ``program`` is not the one that was saved.
+            ValueError: ``program`` is not the one that was saved: it has another name, or other options. One that
+                lacks a site of the file is refused by what asks it for numbers.
         """
         held = storage.load_result(path)
         meta, groups = held["meta"], held["groups"]
-        name = meta["attrs"].get("program")
-        if program is not None and program.name != name:
-            raise ValueError(f"{path} is a run of the program {name!r}, and {program.name!r} was passed")
+        options = meta.get("model", {})
+        if program is not None:
+            identity.require_same(program, meta["attrs"].get("program"), options, path)
         run = cls(
             meta["engine"],
             Setting(**meta["setting"]),
@@ -293,6 +329,7 @@ class Run:
             constants=groups.get("constant_data", {}),
             program=program,
             data=data,
+            saved={"model": options, "sites": list(groups.get("posterior", {}))},
         )
         if "log_likelihood" in groups:
             run.__dict__["log_likelihood"] = groups["log_likelihood"]

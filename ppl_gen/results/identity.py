@@ -1,0 +1,75 @@
+"""What a file says of the model that was fitted, so that another one is not taken for it."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ppl_gen.program import Program
+from ppl_gen.target import Target
+
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+
+
+def options(program: Program | None) -> dict[str, Any]:
+    """Options of a dataclass model, name -> what JSON can hold; empty for any other program."""
+    model = None if program is None else program.model
+    if not dataclasses.is_dataclass(model):
+        return {}
+    return {f.name: _plain(getattr(model, f.name)) for f in dataclasses.fields(model)}
+
+
+def _plain(value: Any) -> Any:
+    """Numbers, text, lists and dicts as they are; of anything else how it is written, less its place in memory."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return _ADDRESS.sub("", repr(value))
+
+
+def require_same(program: Program, name: str, saved: Mapping[str, Any], path: Any) -> None:
+    """``program`` has the ``name`` and the options that a run was saved with.
+
+    An option that the file does not know yet must have its default.
+
+    Raises:
+        ValueError: it has not; says which option differs.
+    """
+    if program.name != name:
+        raise ValueError(f"{path} is a run of the program {name!r}, and {program.name!r} was passed")
+    if not saved:
+        return
+    came = options(program)
+    fields = dataclasses.fields(program.model) if came else ()
+    known = {f.name: _plain(f.default) for f in fields if f.default is not dataclasses.MISSING} | dict(saved)
+    off = [n for n in {**came, **saved} if n not in came or (n in known and not _equal(known[n], came[n]))]
+    if off:
+        differ = ", ".join(f"{n}={known[n]!r}, not {came.get(n, 'an option of it')!r}" for n in off)
+        raise ValueError(f"{path} is a run of {name} with {differ}: pass the model that was fitted")
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return one == other or repr(one) == repr(other)  # NaN equals itself here
+
+
+def require_sites(target: Target, names: Iterable[str]) -> None:
+    """Every site that a file holds draws of is one of the program.
+
+    Raises:
+        ValueError: not so, with the names.
+    """
+    lost = [n for n in names if n not in target.sites]
+    if lost:
+        raise ValueError(
+            f"the run holds draws of {', '.join(map(repr, lost))}, and {target.program.name} as it was passed has no "
+            f"such site (it has {', '.join(map(repr, target.sites))}): pass the program that was fitted"
+        )
