@@ -8,6 +8,7 @@ from scipy import optimize, special, stats
 
 import ppl_gen as pg
 from ppl_gen import dist, xp
+from ppl_gen.inference.gain_left import GainLeft
 
 BACKENDS = ["numpyro", "pyro"]
 RNG = np.random.default_rng(6)
@@ -28,17 +29,21 @@ def overdispersed(y):
         pg.sample("y", dist.Poisson(xp.exp(mu + scale * z)), obs=y)
 
 
-def _log_likelihood(mu, scale):
-    terms = stats.poisson.logpmf(COUNTS[:, None], np.exp(mu + scale * NODES))
+def _log_likelihood(mu, scale, counts=COUNTS):
+    terms = stats.poisson.logpmf(counts[:, None], np.exp(mu + scale * NODES))
     return special.logsumexp(terms, b=MASSES / MASSES.sum(), axis=1).sum()
+
+
+# The tolerance of 0.01 nats, and five times what the noise of the draws costs: with all draws, 8 * 256, which count for
+# a tenth of independent ones at least, EM's noise leaves d / (4 * 205) at most for d params, whatever its rate.
+NEAR = 0.01 + 5 * 2 / (4 * 205)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_it_ends_near_the_maximum(backend):
-    """Within 0.5 nats of it: far inside the region that the data leave open (1.15 nats for two params at 68 %)."""
     best = optimize.minimize(lambda v: -_log_likelihood(v[0], np.exp(v[1])), [0.5, -0.5])
     run = _infer(overdispersed, COUNTS, backend)
-    assert _log_likelihood(run.params["mu"], run.params["scale"]) > -best.fun - 0.5
+    assert _log_likelihood(run.params["mu"], run.params["scale"]) > -best.fun - NEAR
     assert (run.history["num_draws"] >= 4).all() and run.attrs["e_step"] == "Langevin draws"
     mean = run.posterior["z"].mean((0, 1))
     rate = np.exp(run.params["mu"] + run.params["scale"] * NODES)
@@ -50,9 +55,48 @@ def test_it_ends_near_the_maximum(backend):
     assert np.abs((mean - exact) / spread).max() < 5 / np.sqrt(draws / 10)
 
 
+@pg.program
+def slow(y):
+    """The scale stands in the prior of z, where EM's steps are short."""
+    mu = pg.param("mu", 0.0)
+    scale = pg.param("scale", 1.0, constraint=dist.constraints.positive)
+    with pg.plate("row", len(y)):
+        pg.sample("y", dist.Poisson(xp.exp(pg.sample("z", dist.Normal(mu, scale)))), obs=y)
+
+
+@pytest.mark.parametrize(("backend", "seeds"), [("numpyro", (0, 1, 2, 3)), ("pyro", (0,))])
+def test_short_steps_are_not_taken_for_the_end(backend, seeds):
+    """Where each iteration gains little and many are to come, from every seed."""
+    counts = COUNTS[:60]
+    loss = lambda v: -_log_likelihood(v[0], np.exp(v[1]), counts)
+    best = optimize.minimize(loss, [0.5, -0.5])
+    for seed in seeds:
+        run = _infer(slow, counts, backend, seed=seed)
+        assert loss([run.params["mu"], np.log(run.params["scale"])]) < best.fun + NEAR
+        assert not run.warnings and run.history["gain_left"][-1] < 0.05
+
+
+@pytest.mark.parametrize("rate", [0.6, 0.95])
+def test_gain_left_is_that_of_a_contraction(rate):
+    """Steps of a quadratic log likelihood that EM climbs at this rate, with and without noise of the draws."""
+    rng, complete, off = np.random.default_rng(0), 3.0, 2.0
+    clean, noisy = GainLeft(8, 0.9), GainLeft(8, 0.9)
+    for _ in range(12):
+        new = rate * off
+        slope = complete * (1 - rate) * new * (off - new)
+        clean.add(np.full(8, slope))
+        noisy.add(slope * (1.0 + 0.02 * rng.standard_normal(8)))
+        off = new
+    exact = 0.5 * complete * (1 - rate) * off**2
+    assert exact <= clean.left().estimate  # slopes are averaged over some iterations, so it is late, never early
+    assert clean.left().estimate == pytest.approx(exact * np.mean(rate ** -(2.0 * np.arange(5))), rel=1e-9)
+    assert noisy.left().estimate == pytest.approx(clean.left().estimate, rel=0.3)
+    assert noisy.left().bound > noisy.left().estimate
+
+
 def test_first_gain_is_that_of_q():
     """One update from the declared start, with many draws: Q rises as quadrature says, within five errors."""
-    with pytest.warns(RuntimeWarning, match="before its gain"):
+    with pytest.warns(RuntimeWarning, match="with more to gain"):
         run = _infer(overdispersed, COUNTS, num_steps=1, num_chains=32, num_draws=200, tolerance=1e-9)
     mu, scale = float(run.params["mu"]), float(run.params["scale"])
     weights = MASSES * np.exp(stats.poisson.logpmf(COUNTS[:, None], np.exp(0.0 + 0.5 * NODES)))

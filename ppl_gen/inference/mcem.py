@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from scipy.special import ndtri
 
 from ppl_gen.backends.protocol import UnsupportedError
 from ppl_gen.checks import ProgramError
@@ -16,6 +15,7 @@ from ppl_gen.inference import adaptation, langevin
 from ppl_gen.inference.climbing import check_weights
 from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.engine import Engine, Outcome, between, one_of, positive
+from ppl_gen.inference.gain_left import GainLeft
 from ppl_gen.inference.local_gaussian import Locals
 from ppl_gen.inference.mala import MALA
 from ppl_gen.inference.maximum import OBJECTIVES, counted
@@ -23,7 +23,7 @@ from ppl_gen.inference.starts import check_init, positions
 from ppl_gen.target import Target
 
 _ACCEPT, _ADAPTING = 0.574, 15  # acceptance of Roberts & Rosenthal (1998); steps that adapt at the head of an E-step
-_WARM_UP = 100
+_WARM_UP, _MORE = 100, 4
 _CALLS = 3000
 
 
@@ -32,17 +32,19 @@ class MCEM(Engine):
     """EM whose E-step draws the local latents by Metropolis-adjusted Langevin steps (Wei & Tanner 1990).
 
     The latents of each datum have chains of their own, which go on from one iteration to the next. After Caffo, Jank
-    & Jones (2005) an update is taken where the gain in Q is above its Monte Carlo error, and otherwise the number of
-    draws is doubled; it ends where the gain is below the tolerance with that certainty. Discrete latents are summed
-    out.
+    & Jones (2005) an update is taken where the gain in Q is above its Monte Carlo error. There are four times as many
+    draws after one that is not, and after a step that the next draws see no gain in. It ends where what is left to gain
+    in the log likelihood (see :mod:`~ppl_gen.inference.gain_left`) is below the tolerance, with that certainty, three
+    times in a row; or where, with all ``max_draws``, the last five steps together do not stand out of their error: the
+    history's ``gain_left`` then says how far the maximum may be. Discrete latents are summed out.
 
     Attributes:
         num_steps: iterations at most.
         num_chains: of each datum's latents.
         num_draws: kept of each chain in the first E-step; ``max_draws`` in any.
         sweeps: Langevin steps between two draws that are kept.
-        certainty: of a gain before an update is taken, and of its being small at the end.
-        tolerance: gain in Q, in nats.
+        certainty: of a gain before an update is taken, and of little being left at the end; by Student's t.
+        tolerance: what may be left to gain in the log likelihood, in nats.
         objective: "likelihood" leaves out the priors of what is maximised, "posterior" takes them in.
         m_steps: L-BFGS iterations of an M-step.
         init: site -> starting value, constrained.
@@ -59,7 +61,7 @@ class MCEM(Engine):
     max_draws: int = 256
     sweeps: int = 5
     certainty: float = 0.9
-    tolerance: float = 0.05
+    tolerance: float = 0.01
     objective: str = "likelihood"
     m_steps: int = 5
     init: Mapping[str, Any] | None = None
@@ -105,9 +107,9 @@ class MCEM(Engine):
                 "the old ones; bounds that depend on what is maximised do that: use engine='map' or 'nuts'"
             )
         outcome = steps.finish(state)
-        outcome.history.update(gain=report["gain"], error=report["error"], num_draws=report["num_draws"])
+        outcome.history.update({n: report[n] for n in ("gain", "error", "num_draws", "gain_left")})
         if reason is None:
-            outcome.warnings.append(f"mcem stopped at num_steps={self.num_steps} before its gain was small: raise it")
+            outcome.warnings.append(f"mcem stopped at num_steps={self.num_steps} with more to gain: raise it")
         return outcome
 
 
@@ -119,6 +121,7 @@ class _State(NamedTuple):
     step_size: adaptation.StepSize
     num_draws: int
     taken: int
+    step: Any  # that led here; None where the last update was not taken
 
 
 class _Density(NamedTuple):
@@ -138,7 +141,7 @@ class _Steps:
         self.adapt, self.draw, self.begin, self.gain, (self.init, self.descend) = target.compiled(
             ("mcem", *name), self._build
         )
-        self._sd = float(ndtri(options.certainty))
+        self._left = GainLeft(options.num_chains, options.certainty)
         self._done = False
         self._counted = counted(options.objective, locals_.names)
 
@@ -205,7 +208,7 @@ class _Steps:
         position = target.backend.asarray(0.1 * rng.standard_normal((self.rows, self.locals.size)))
         sizes = adaptation.start_step_size(xp, 0.5, (self.rows, 1))
         chains = self.begin(position, xp.exp(sizes.log_step), u, target.arrays)
-        state = _State(u, chains, sizes, options.num_draws, 0)
+        state = _State(u, chains, sizes, options.num_draws, 0, None)
         return self._adapted(state, _WARM_UP)
 
     def _noise(self, state: _State, count: int) -> Any:
@@ -228,19 +231,26 @@ class _Steps:
 
     def advance(self, state: _State) -> tuple[_State, Any]:
         """One E- and M-step; the update is taken where it is sure to gain, else there will be more draws."""
-        target, options, arrays = self.target, self.options, self.target.arrays
+        options, arrays, left = self.options, self.target.arrays, self._left
         state, draws = self._drawn(self._adapted(state, _ADAPTING))
+        half = 0.0 if state.step is None else 0.5 * state.step
+        sure = state.step is None or left.add(self._gains(state.u + half, state.u - half, draws))
         found, _ = self.descend(self.init(state.u[None]), options.m_steps + 1, draws[None], arrays, self.weights)
         new = found["best"][0]
-        gains = np.asarray(target.backend.to_numpy(self.gain(new, state.u, draws, arrays, self.weights)))
-        gain, error = float(gains.mean()), float(gains.std(ddof=1) / np.sqrt(len(gains)))
-        report = {"gain": np.array([gain]), "error": np.array([error]), "num_draws": np.array([state.num_draws])}
-        self._done = gain + self._sd * error < options.tolerance
-        if gain - self._sd * error > 0 or self._done:
-            state = state._replace(u=new)
-        if gain - self._sd * error <= 0:
-            state = state._replace(num_draws=min(2 * state.num_draws, options.max_draws))
-        return state, report
+        gain, error = left.moments(self._gains(new, state.u, draws))
+        report = {"gain": gain, "error": error, "num_draws": state.num_draws, "gain_left": left.left().estimate}
+        most = state.num_draws >= options.max_draws
+        if state.step is not None:
+            self._done = left.settled(options.tolerance) or (most and left.invisible())
+        taken = most or gain - left.quantile * error > 0
+        if not (sure and taken):
+            state = state._replace(num_draws=min(_MORE * state.num_draws, options.max_draws))
+        state = state._replace(u=new, step=new - state.u) if taken else state._replace(step=None)
+        return state, {n: np.array([x]) for n, x in report.items()}
+
+    def _gains(self, new: Any, old: Any, draws: Any) -> np.ndarray:
+        """Gain in Q from the one to the other by the draws of each chain (num_chains,)."""
+        return np.asarray(self.target.backend.to_numpy(self.gain(new, old, draws, self.target.arrays, self.weights)))
 
     def stop(self, before: Any, after: Any, report: Any) -> str | None:
         """Sure to gain little, or broken."""
