@@ -78,6 +78,43 @@ def test_weights_are_repetitions(backend):
     assert weighted.attrs["log_likelihood"] == pytest.approx(repeated.attrs["log_likelihood"], rel=1e-10)
 
 
+@pytest.mark.filterwarnings("ignore:em stopped")
+def test_batches_with_and_without_missing_entries():
+    """Complete batches between incomplete ones: it ends where EM does on all of these rows."""
+    x = np.random.default_rng(5).normal(size=(90, 3)) + [1.0, 2.0, 3.0]
+    x[np.random.default_rng(6).random(x.shape) < 0.2] = np.nan
+    x[30:60] = np.nan_to_num(x[30:60], nan=2.0)
+    batches = [x[30:60], x[60:]]
+    run = pg.infer(
+        pg.models.FactorAnalysis(1), x[:30], "stepwise", stream=batches * 40, num_restarts=1, progress=False
+    )
+    em = pg.infer(pg.models.FactorAnalysis(1), x[30:], "em", num_restarts=4, progress=False)
+    # the noise that is left is that of an average over some batches of 30 rows
+    np.testing.assert_allclose(run.params["loc"], em.params["loc"], atol=4 * np.nanstd(x) / np.sqrt(60))
+    np.testing.assert_allclose(run.params["scales"], em.params["scales"], atol=0.5)
+
+
+def test_batches_that_differ_in_form_are_refused():
+    model, x, y = pg.models.FactorAnalysis(1), X[:40].copy(), np.arange(40) % 2
+
+    def stream(model, data, *batches):
+        return pg.infer(model, data, "stepwise", stream=batches, num_restarts=1, progress=False)
+
+    gaps = x.copy()
+    gaps[3, 1] = np.nan
+    with pytest.raises(pg.DataError, match="batch 1 of the stream has NaN.* let data hold rows with NaN"):
+        stream(model, x, x, gaps)
+    bayes = pg.models.NaiveBayes(2)
+    with pytest.raises(pg.DataError, match="data lack 'y', which the batch has"):
+        stream(bayes, {"x": x}, {"x": x, "y": y})
+    with pytest.raises(pg.DataError, match="the batch lacks 'y', which the first rows have"):
+        stream(bayes, {"x": x, "y": y}, {"x": x})
+    with pytest.raises(pg.DataError, match="batch 0 of the stream has rows of shape .3,.: expected .2,."):
+        stream(model, x, np.ones((4, 3)))
+    for data in ({"x": x}, {"x": x, "y": y}):
+        assert np.isfinite(stream(bayes, data, data, data).params["weights"]).all()
+
+
 @pg.program
 def no_steps(y):
     mu = pg.sample("mu", dist.Normal(0.0, 1.0))

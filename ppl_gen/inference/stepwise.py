@@ -42,7 +42,8 @@ class Stepwise(Engine):
         init: site -> starting value, constrained.
         weights: how often each row counts, (rows,); None for once. Not with a stream.
         stream: batches that follow after ``data``, each in the form of ``data``, of any length; gone through once,
-            instead of ``data`` again and again. ``data`` are then the first rows, which give the start.
+            instead of ``data`` again and again. ``data`` are then the first rows, which give the start; where any batch
+            has NaN for entries that were not observed, they must have some as well.
     """
 
     name: ClassVar[str] = "stepwise"
@@ -193,17 +194,36 @@ class _Steps:
     def _stream(self) -> Iterator[Any]:
         """The first rows, then what the caller's batches hold."""
         yield self._placed(slice(None))
-        for data in self.engine.stream or ():
+        for i, data in enumerate(self.engine.stream or ()):
             bound = self.target.program.bind(data, self.target.backend, ())
             self.rows_in_all += bound.num_rows
-            yield {**self.target.bound.arrays, **{n: self._like_first(n, bound) for n in self.model.em_rows}}, None
+            yield self._like_first(bound, i), None
 
-    def _like_first(self, name: str, bound: Bound) -> Any:
-        """An argument of a batch that came, with columns as the first rows have them."""
-        expected, came = self.target.bound.host[name].shape[1:], bound.host[name].shape[1:]
-        if came != expected:
-            raise DataError(f"{name!r} of a batch of the stream has rows of shape {came}: expected {expected}")
-        return bound.arrays[name]
+    def _like_first(self, bound: Bound, i: int) -> dict[str, Any]:
+        """Arguments with the rows of a batch that came, in the form that those of the first rows have.
+
+        Raises:
+            DataError: other arguments, other columns, or missing entries where the first rows have none.
+        """
+        first = self.target.bound
+        names = [n for n in self.model.em_rows if n in first.host]
+        odd = sorted(set(names) ^ {n for n in self.model.em_rows if n in bound.host})
+        if odd:
+            lacks, has = ("the batch lacks", "first rows have") if odd[0] in names else ("data lack", "batch has")
+            raise DataError(
+                f"{lacks} {odd[0]!r}, which the {has}: batch {i} of the stream and data, the first rows, must hold the "
+                "same arguments"
+            )
+        for n in names:
+            expected, came = first.host[n].shape[1:], bound.host[n].shape[1:]
+            if came != expected:
+                raise DataError(f"{n!r} of batch {i} of the stream has rows of shape {came}: expected {expected}")
+            if n in bound.missing and n not in first.missing:
+                raise DataError(
+                    f"{n!r} of batch {i} of the stream has NaN, entries that were not observed, and the first rows "
+                    "have none, so that what was summed of them does not do: let data hold rows with NaN as well"
+                )
+        return {**first.arrays, **{n: first.on_device(n, bound.host[n]) for n in names}}
 
     def final(self, params: Any) -> np.ndarray:
         """Log likelihood of the data at hand at the end, for each restart."""
