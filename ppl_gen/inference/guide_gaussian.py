@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ class Guide:
             lacks = f"no site for {', '.join(map(repr, missing))}" if missing else "no params to learn"
             raise ProgramError(f"the guide of {target.program.name} has {lacks}: expected q of each datum's latents")
         self.layout = Layout.of(target.backend, params)
+        self._constraints = {n: s.constraint for n, s in params.items()}
         start = {n: target.backend.bijection(s.constraint).inverse(s.value) for n, s in params.items()}
         start = {n: target.backend.from_numpy(target.backend.to_numpy(x)) for n, x in start.items()}  # no gradients
         self.start = self.layout.join(target.backend.xp, start)
@@ -58,6 +60,13 @@ class Guide:
         """Constrained values of the guide's params."""
         sites = self._run(arrays, 0, unconstrained=self.layout.split(params))
         return {n: sites[n].value for n in self.layout.names}
+
+    def unconstrained(self, values: Mapping[str, np.ndarray]) -> Any:
+        """The vector of the guide's params at constrained values of them."""
+        backend = self.target.backend
+        held = {n: backend.from_numpy(np.asarray(values[n])) for n in self.layout.names}
+        parts = {n: backend.bijection(self._constraints[n]).inverse(x) for n, x in held.items()}
+        return self.layout.join(backend.xp, parts)
 
     def require_gaussian(self, engine: str) -> None:
         """Every local latent is drawn from a normal distribution that no draw of the guide bears on.

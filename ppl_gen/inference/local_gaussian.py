@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -84,6 +84,12 @@ class Locals:
             found[name] = z[..., start:stop].reshape((*self.cells, *event))
             start = stop
         return found
+
+    def unconstrained(self, values: Mapping[str, np.ndarray]) -> Any:
+        """The vector u of what is maximised at constrained values of it."""
+        backend = self.target.backend
+        held = {n: backend.from_numpy(np.asarray(values[n])) for n in self.layout.names}
+        return self.target.unconstrain(held, self.layout, self.target.arrays)
 
     def constrained(self, z: Any, u: Any) -> dict[str, np.ndarray]:
         """Values of all sites at draws z (draws, *cells, q) and one u, with a leading axis of draws."""

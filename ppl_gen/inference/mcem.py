@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -24,6 +24,7 @@ from ppl_gen.target import Target
 
 _ACCEPT, _ADAPTING = 0.574, 15  # acceptance of Roberts & Rosenthal (1998); steps that adapt at the head of an E-step
 _WARM_UP, _MORE = 100, 4
+_DRAWS_OF_ROWS = 64
 _CALLS = 3000
 
 
@@ -86,6 +87,13 @@ class MCEM(Engine):
         locals_.check_weights(check_weights(self.weights))
         check_init(target, self.init, locals_.layout)
         locals_.require_apart(self.name)
+
+    def of_rows(
+        self, target: Target, names: Sequence[str], params: Mapping[str, np.ndarray], seed: int
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """What is known of the latents ``names`` of new rows at a run's params: Langevin draws, each of one mass."""
+        options = replace(self, weights=None, init=None)
+        return _Steps(target, Locals(target, names), options, seed).of_rows(params)
 
     def _locals(self, target: Target) -> Locals:
         return Locals.chosen(target, self.integrate, "mcem draws each datum's own continuous latents")
@@ -202,14 +210,15 @@ class _Steps:
 
     def start(self) -> _State:
         """The start of an optimiser, chains near zero, warmed up."""
-        target, options = self.target, self.options
-        u = positions(target, 1, self.seed, options.init, self.locals.layout)[0]
-        rng, xp = np.random.default_rng(self.seed), target.backend.xp
+        u = positions(self.target, 1, self.seed, self.options.init, self.locals.layout)[0]
+        return self._start(u, self.options.num_draws, _WARM_UP)
+
+    def _start(self, u: Any, num_draws: int, warm_up: int) -> _State:
+        target, rng, xp = self.target, np.random.default_rng(self.seed), self.target.backend.xp
         position = target.backend.asarray(0.1 * rng.standard_normal((self.rows, self.locals.size)))
         sizes = adaptation.start_step_size(xp, 0.5, (self.rows, 1))
         chains = self.begin(position, xp.exp(sizes.log_step), u, target.arrays)
-        state = _State(u, chains, sizes, options.num_draws, 0, None)
-        return self._adapted(state, _WARM_UP)
+        return self._adapted(_State(u, chains, sizes, num_draws, 0, None), warm_up)
 
     def _noise(self, state: _State, count: int) -> Any:
         return self.target.backend.noise(self.seed, state.taken, langevin.noise(self.rows, self.locals.size), count)
@@ -274,3 +283,10 @@ class _Steps:
             },
             exact=False,
         )
+
+    def of_rows(self, params: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """What is known of these rows at a run's params: draws of all continuous sites (P, ...), and masses (P,)."""
+        u = self.locals.unconstrained(params)
+        _, draws = self._drawn(self._start(u, _DRAWS_OF_ROWS, 4 * _WARM_UP))
+        z = draws.reshape((-1, *self.locals.cells, self.locals.size))
+        return self.locals.constrained(z, u), np.full(len(z), 1.0 / len(z))

@@ -21,6 +21,7 @@ from ppl_gen.inference.starts import positions
 from ppl_gen.target import Target
 
 _LENGTHS = (0.0, 1.0, 0.5, 0.2, 0.05)
+_MOST_E_STEPS, _SMALL_GAIN = 100, 1e-10
 _CALLS = 3000  # of a gradient in a usual run: machine code pays only where that is a large graph
 
 
@@ -158,6 +159,25 @@ class VariationalSteps(Steps):
         """What else a run keeps as its params."""
         return {}
 
+    def of_rows(self, params: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """What is known of these rows at a run's params: all continuous sites at points of q, and their masses (P,)."""
+        u = self.locals.unconstrained(params)
+        q = {n: x[0] for n, x in self._known(u[None], params).items()}
+        mean, root = self.gaussian(q, self.target.arrays)
+        masses = np.asarray(self.target.backend.to_numpy(self.masses)).reshape(-1)
+        return self.locals.constrained(mean + self.kind.times(root, self.points), u), masses
+
+    def _known(self, u: Any, params: Mapping[str, np.ndarray]) -> Any:
+        """q of these rows at u (1, dim): E-steps alone, until the bound gains no more."""
+        q, old = self._first(1, 0), -np.inf
+        for _ in range(_MOST_E_STEPS):
+            q = self._expect(u, q)
+            new = float(self.target.backend.to_numpy(self.bound(u, q, self.target.arrays, self.weights))[0])
+            if not new - old > _SMALL_GAIN * max(abs(new), 1.0):
+                break
+            old = new
+        return q
+
 
 class AmortisedSteps(VariationalSteps):
     """E- and M-steps with the q of the program's guide; the E-step is some L-BFGS iterations on the guide's params.
@@ -192,6 +212,10 @@ class AmortisedSteps(VariationalSteps):
 
     def _expect(self, u: Any, q: Any) -> Any:
         return self.e_step(u, q, self.target.arrays, self.weights)
+
+    def _known(self, u: Any, params: Mapping[str, np.ndarray]) -> Any:
+        """The guide at these rows, with nothing to climb."""
+        return {"params": self.guide.unconstrained(params)[None]}
 
     def _learned(self, q: Any) -> dict[str, np.ndarray]:
         values = self.target.backend.to_numpy(self.guide.constrain(q["params"], self.target.arrays))

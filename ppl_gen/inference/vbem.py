@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
+
+import numpy as np
 
 from ppl_gen.capabilities import ClosedFormVB
 from ppl_gen.inference.climbing import Climbing, check_rows, check_weights
@@ -80,6 +82,16 @@ class VBEM(Climbing):
 
     def _climbs(self, target: Target) -> str:
         return "elbo"
+
+    def of_rows(
+        self, target: Target, names: Sequence[str], params: Mapping[str, np.ndarray], seed: int
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """What is known of the latents ``names`` of new rows at a run's params: values at points of q, and masses.
+
+        q is that of the guide, or of each datum, climbed to with the params held.
+        """
+        made = AmortisedSteps if callable(target.program.guide) else VariationalSteps
+        return made(target, Locals(target, names), replace(self, weights=None, init=None), None).of_rows(params)
 
     def _locals(self, target: Target) -> Locals:
         return Locals.chosen(target, self.integrate, "vbem has a q for each datum's own continuous latents")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from ppl_gen.expectation import Expectation, local_latents
 from ppl_gen.target import Target
 
 Draws = Mapping[str, np.ndarray]
+_MOST_POINTS = 256  # of draws at which discrete latents are looked at
 
 
 def constrain(target: Target, positions: np.ndarray) -> dict[str, np.ndarray]:
@@ -89,6 +90,11 @@ def _integrated(target: Target, values: Draws) -> Expectation | None:
         return None
 
 
+def is_exact(target: Target, posterior: Draws, params: Draws) -> bool:
+    """Whether latents that neither the posterior nor the params hold can be integrated out exactly."""
+    return _integrated(target, _values(target, posterior, params)) is not None
+
+
 def _expectation(target: Target, missing: list[str]) -> Expectation:
     expectation = Expectation(target, missing)
     expectation.require_gaussian("log_prob")
@@ -122,15 +128,27 @@ def latent(target: Target, posterior: Draws, params: Draws) -> dict[str, np.ndar
     return {n: x.mean(0) + _between(found.get(n.removesuffix("_cov")), x) for n, x in found.items()}
 
 
-def of_draws(draws: Draws) -> dict[str, np.ndarray]:
-    """Mean and covariance of latents (chain, draw, ...) of rows along their first axis, from their draws."""
+def of_points(target: Target | None, names: Iterable[str], values: Draws, masses: np.ndarray) -> dict[str, np.ndarray]:
+    """What is known of latents of rows from values of all continuous sites at points (P, ...) with masses (P,).
+
+    Mean and covariance of the ``names``, and, where a target is given, probabilities of its discrete latents.
+    """
     found = {}
-    for name, x in draws.items():
-        flat = x.reshape(-1, *x.shape[2:3], math.prod(x.shape[3:]))
-        off = flat - flat.mean(0)
-        found[name] = x.mean((0, 1))
-        found[f"{name}_cov"] = np.einsum("s...i,s...j->...ij", off, off) / len(off)
-    return found
+    for name in names:
+        x = values[name]
+        found[name] = np.tensordot(masses, x, 1)
+        off = (x - found[name]).reshape(*x.shape[:2], math.prod(x.shape[2:]))
+        found[f"{name}_cov"] = np.einsum("s,s...i,s...j->...ij", masses, off, off)
+    if target is None or not target.discrete:
+        return found
+    few = slice(None, None, -(-len(masses) // _MOST_POINTS) if masses.min() == masses.max() else 1)
+    held = {n: values[n][few] for n in target.everything.names}
+    expectation = _integrated(target, held)
+    if expectation is None:
+        return found
+    shares = masses[few] / masses[few].sum()
+    drawn = _run(target, "latent", lambda v, key, arrays: expectation.latent(v, arrays), held, 0, False)
+    return {**found, **{n: np.tensordot(shares, np.asarray(x), 1) for n, x in drawn.items()}}
 
 
 def _of_q(target: Target, q: Draws) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ppl_gen import backends
-from ppl_gen.inference.engine import Engine, Outcome
+from ppl_gen.inference.engine import Engine, Outcome, resolve
 from ppl_gen.program import Bound, Program
 from ppl_gen.results import identity, naming, predicting, storage
 from ppl_gen.results.diagnose import diagnose
@@ -211,18 +211,41 @@ class Run:
         Returns:
             of a discrete latent its probabilities (rows, values), of a continuous one its posterior mean, and under
             ``{name}_cov`` its covariance. Given several draws of the parameters, the posterior over all of them.
+            After ``vbem`` with a guide, that of the guide. After ``vbem`` without one and ``mcem``, of new rows: exact
+            where the latents can be integrated out, else by the E-step alone at the fitted params, a Gaussian q climbed
+            to in ``vbem`` and new Langevin draws in ``mcem``.
 
         Raises:
             UnsupportedError: no latent of single data that can be summed or integrated out exactly.
         """
 
-        def of_rows(target: Target) -> dict[str, np.ndarray]:
-            return predicting.latent(target, self._without_locals(), self.params)
-
         if data is None and self._locals():
-            return predicting.of_draws({n: self.posterior[n] for n in self._locals()})
+            return self._of_fitted_rows()
+        of_rows = self._of_new_rows if self._locals() else self._exactly
         parts = self._by_rows(of_rows, data)
         return parts[0] if len(parts) == 1 else {n: np.concatenate([p[n] for p in parts]) for n in parts[0]}
+
+    def _exactly(self, target: Target) -> dict[str, np.ndarray]:
+        return predicting.latent(target, self._without_locals(), self.params)
+
+    def _of_fitted_rows(self) -> dict[str, np.ndarray]:
+        """From the draws of their latents, which the run holds; with probabilities of discrete ones."""
+        values = {n: x.reshape(-1, *x.shape[2:]) for n, x in self.posterior.items()}
+        count = len(next(iter(values.values())))
+        masses = np.full(count, 1.0 / count)
+        if self.program is None or self.data is None:
+            return predicting.of_points(None, self._locals(), values, masses)
+        with self._scope():
+            return predicting.of_points(self._target(), self._locals(), values, masses)
+
+    def _of_new_rows(self, target: Target) -> dict[str, np.ndarray]:
+        """By the guide where there is one; else exactly where that can be; else by the engine's own E-step."""
+        engine: Any = self.options or resolve(self.engine, {})
+        guided = self.engine == "vbem" and callable(target.program.guide)
+        if not guided and predicting.is_exact(target, self._without_locals(), self.params):
+            return self._exactly(target)
+        values, masses = engine.of_rows(target, self._locals(), self.params, self.setting.seed)
+        return predicting.of_points(target, self._locals(), values, masses)
 
     @property
     def log_prob_kind(self) -> str:
