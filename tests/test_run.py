@@ -229,6 +229,38 @@ def test_log_prob(runs, backend):
     assert np.allclose(many.log_prob({"sigma": SIGMA, "y": new}), np.log(density.mean(0)))
 
 
+@pg.program
+def counts_of(y):
+    mu = pg.param("mu", lambda: xp.zeros(()))
+    with pg.plate("row", len(y)):
+        z = pg.sample("z", dist.Normal(mu, 1.0))
+        pg.sample("y", dist.Poisson(xp.exp(z)), obs=y)
+
+
+@pytest.mark.parametrize(("engine", "backend"), [("vbem", "numpyro"), ("mcem", "pyro")])
+@pytest.mark.filterwarnings("ignore:vbem stopped", "ignore:mcem stopped")
+def test_log_prob_says_why_it_cannot_be_had(engine, backend):
+    y = np.array([0, 1, 3, 2, 8])
+    run = pg.infer(counts_of, y, engine, backend, progress=False, num_steps=1)
+    assert run.log_prob_kind == "unavailable"
+    with pytest.raises(pg.UnsupportedError, match="'z' has one value .* not linear-Gaussian .* engine='vbem'"):
+        run.log_prob(y)
+
+
+@pytest.mark.filterwarnings("ignore:em stopped")
+def test_another_number_of_features_is_named(tmp_path):
+    x = np.random.default_rng(3).normal(size=(40, 2))
+    np.save(tmp_path / "x.npy", x)
+    for data in (x, np.load(tmp_path / "x.npy", mmap_mode="r")):
+        run = pg.infer(pg.models.GaussianMixture(2), data, engine="em", progress=False, num_steps=3, block_rows=20)
+        for ask in (run.log_prob, run.latent):
+            with pytest.raises(pg.ProgramError, match="'x' came with 5 features, and the run was fitted to 2 features"):
+                ask(np.ones((3, 5)))
+    run.save(tmp_path / "run")
+    with pytest.raises(pg.ProgramError, match="5 features, and .* fitted to 2"):
+        pg.load(tmp_path / "run", pg.models.GaussianMixture(2), x).log_prob(np.ones((3, 5)))
+
+
 # --- Keeping -----------------------------------------------------------------------------------------
 
 

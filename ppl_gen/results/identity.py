@@ -1,4 +1,4 @@
-"""What a file says of the model that was fitted, so that another one is not taken for it."""
+"""What was fitted to what: so that another model or other features are not taken for them."""
 
 from __future__ import annotations
 
@@ -73,3 +73,22 @@ def require_sites(target: Target, names: Iterable[str]) -> None:
             f"the run holds draws of {', '.join(map(repr, lost))}, and {target.program.name} as it was passed has no "
             f"such site (it has {', '.join(map(repr, target.sites))}): pass the program that was fitted"
         )
+
+
+def arguments(program: Program, data: Any) -> dict[str, Any]:
+    """Data in the form that ``infer`` takes as arguments of the program, by name."""
+    if isinstance(data, Mapping):
+        return dict(data)
+    values = data if isinstance(data, tuple) else () if data is None else (data,)
+    return dict(zip(program.signature.parameters, values, strict=False))
+
+
+def other_features(fitted: Mapping[str, Any], came: Mapping[str, np.ndarray]) -> str:
+    """What is wrong with data whose rows have another shape than the fitted ones; empty where none has."""
+    for name, x in came.items():
+        own, new = np.shape(fitted.get(name, x))[1:], x.shape[1:]
+        if own != new:
+            one_axis = len(own) == len(new) == 1
+            were, are = (f"{s[0]} features" if one_axis else f"rows of shape {s}" for s in (own, new))
+            return f"{name!r} came with {are}, and the run was fitted to {were}: pass the same ones in the same order"
+    return ""

@@ -17,6 +17,10 @@ Draws = Mapping[str, np.ndarray]
 _MOST_POINTS = 256  # of draws at which discrete latents are looked at
 
 
+class ShapeError(ProgramError):
+    """A latent whose shape is not the one that it was inferred with."""
+
+
 def constrain(target: Target, positions: np.ndarray) -> dict[str, np.ndarray]:
     """Unconstrained positions (chain, draw, dim) -> latents and deterministics, name -> (chain, draw, ...)."""
     mapped = target.compiled(
@@ -28,11 +32,23 @@ def constrain(target: Target, positions: np.ndarray) -> dict[str, np.ndarray]:
     return {n: np.asarray(v).reshape(*positions.shape[:2], *v.shape[1:]) for n, v in values.items()}
 
 
+def relabelled(target: Target, posterior: Any, params: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Interchangeable components put in one order, where the model says how."""
+    relabel = getattr(target.program.model, "relabel", None)
+    if relabel is None:
+        return posterior, params
+    whole = set(target.layout.names)
+    return (
+        relabel(posterior, 2) if whole <= set(posterior) else posterior,
+        relabel(params, 0) if whole <= set(params) else params,
+    )
+
+
 def _values(target: Target, posterior: Draws, params: Draws) -> dict[str, np.ndarray]:
     """Values of the program's continuous latents and params, name -> (draws, ...); fixed params are repeated.
 
     Raises:
-        ProgramError: a latent whose shape grows with the data.
+        ShapeError: a latent whose shape changes with the data.
     """
     flat = {n: x.reshape(-1, *x.shape[2:]) for n, x in posterior.items() if n in target.everything.names}
     count = next((len(x) for x in flat.values()), 1)
@@ -41,7 +57,7 @@ def _values(target: Target, posterior: Draws, params: Draws) -> dict[str, np.nda
             flat[name] = np.broadcast_to(params[name], (count, *np.shape(params[name])))
     for name, _, shape in target.everything.sites:
         if name in flat and flat[name].shape[1:] != shape:
-            raise ProgramError(
+            raise ShapeError(
                 f"latent {name!r} was inferred with shape {flat[name].shape[1:]}, and these data ask for "
                 f"{shape}: it belongs "
                 "to single data, so that other data have no draws of it. Pass data of the fitted shape, or write the "
@@ -173,6 +189,8 @@ def log_prob(target: Target, posterior: Draws, params: Draws) -> np.ndarray:
     terms = log_likelihood(target, posterior, params)
     if not terms:
         missing = [n for n in target.layout.names if n not in posterior and n not in params]
+        if missing and target.observed and set(missing) <= set(local_latents(target)):
+            raise _not_exact(target, missing)
         raise ProgramError(
             "log_prob needs observed sites and a value of every continuous latent; in these data "
             f"{target.program.name} {_left_open(missing)}: pass the observations with the other data, as in infer"
@@ -183,6 +201,15 @@ def log_prob(target: Target, posterior: Draws, params: Draws) -> np.ndarray:
     else:
         total = sum(flat)
     return np.logaddexp.reduce(total, axis=0) - np.log(len(total))
+
+
+def _not_exact(target: Target, missing: list[str]) -> UnsupportedError:
+    return UnsupportedError(
+        f"log_prob of {target.program.name} cannot be had: {', '.join(map(repr, missing))} has one value for each "
+        "datum, and the program is not linear-Gaussian in it, so that it cannot be integrated out exactly. For the "
+        "fitted data engine='vbem' gives a lower bound of log p of all of them, run.history['elbo']; for single data "
+        "write the program with this latent discrete or summed out"
+    )
 
 
 def _left_open(missing: list[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ppl_gen import backends
+from ppl_gen.checks import ProgramError
 from ppl_gen.inference.engine import Engine, Outcome, resolve
 from ppl_gen.program import Bound, Program
 from ppl_gen.results import identity, naming, predicting, storage
@@ -67,7 +68,7 @@ class Run:
         posterior = dict(outcome.draws)
         if outcome.positions is not None:
             posterior.update(predicting.constrain(target, outcome.positions))
-        posterior, params = _relabelled(target, posterior, outcome.params)
+        posterior, params = predicting.relabelled(target, posterior, outcome.params)
         latents = {n: posterior[n] for n in target.layout.names if n in posterior}
         found = diagnose(latents, outcome.stats) if "lp" in outcome.stats else []  # chains
         observed = {n: x for n in target.observed if (x := _observed(target, n)) is not None}
@@ -125,9 +126,8 @@ class Run:
 
     def _affordable(self) -> bool:
         draws = next((x.shape[0] * x.shape[1] for x in self.posterior.values()), 0)
-        arguments = self.data.values() if isinstance(self.data, Mapping) else self.data
-        arguments = (arguments,) if isinstance(arguments, np.ndarray) else arguments or ()
-        in_files = sum(x.size for x in arguments if isinstance(x, np.memmap))
+        fitted = identity.arguments(self._program(), self.data)
+        in_files = sum(x.size for x in fitted.values() if isinstance(x, np.memmap))
         return draws * max(in_files, sum(x.size for x in self.observed.values())) <= _MOST_LOG_LIKELIHOODS
 
     def _idata_attrs(self) -> dict[str, Any]:
@@ -193,6 +193,10 @@ class Run:
 
         A point estimate gives log p(x | estimate); draws give log of the mean of p(x | draw) over the draws.
         Discrete latents are summed out.
+
+        Raises:
+            UnsupportedError: latents of each datum that cannot be integrated out exactly.
+            ProgramError: data with another number of features than the fitted ones, or without observations.
         """
 
         def of_rows(target: Target) -> np.ndarray:
@@ -218,7 +222,6 @@ class Run:
         Raises:
             UnsupportedError: no latent of single data that can be summed or integrated out exactly.
         """
-
         if data is None and self._locals():
             return self._of_fitted_rows()
         of_rows = self._of_new_rows if self._locals() else self._exactly
@@ -249,10 +252,16 @@ class Run:
 
     @property
     def log_prob_kind(self) -> str:
-        """"exact" for a point estimate, "estimate" for a Monte Carlo average over draws, one from a q among them."""
-        draws = next((x.shape[0] * x.shape[1] for x in self._without_locals().values()), 1)
+        """"exact" for a point estimate, "estimate" for a Monte Carlo average over draws, one from a q among them.
+
+        "unavailable" where latents of each datum are left that cannot be integrated out, as after ``mcem`` and ``vbem``
+        on programs that are not linear-Gaussian in them: :meth:`log_prob` raises there.
+        """
         if self._locals():
-            return "exact"
+            with self._scope():
+                exact = predicting.is_exact(self._target(), self._without_locals(), self.params)
+            return "exact" if exact else "unavailable"
+        draws = next((x.shape[0] * x.shape[1] for x in self._without_locals().values()), 1)
         return "exact" if draws == 1 and "elbo" not in self.history else "estimate"
 
     def _locals(self) -> list[str]:
@@ -293,9 +302,13 @@ class Run:
         """``f`` of the target at these data; for a model of rows, at blocks of them, which bounds the memory."""
         with self._scope():
             bound = self._bind(data, _BLOCK_ROWS)
-            if not bound.by_rows:
-                return [f(self._checked(bound))]
-            return [f(self._target(block)) for block in bound.blocks(_BLOCK_ROWS)]
+            try:
+                if not bound.by_rows:
+                    return [f(self._checked(bound))]
+                return [f(self._target(block)) for block in bound.blocks(_BLOCK_ROWS)]
+            except predicting.ShapeError as error:
+                fitted = {**self.constants, **self.observed, **identity.arguments(bound.program, self.data)}
+                raise ProgramError(identity.other_features(fitted, bound.host) or str(error)) from None
 
     # Keeping --------------------------------------------------------------------------------------------------
 
@@ -376,15 +389,3 @@ def _observed(target: Target, name: str) -> np.ndarray | None:
 def _check_count(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-
-
-def _relabelled(target: Target, posterior: Any, params: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Interchangeable components put in one order, where the model says how."""
-    relabel = getattr(target.program.model, "relabel", None)
-    if relabel is None:
-        return posterior, params
-    whole = set(target.layout.names)
-    return (
-        relabel(posterior, 2) if whole <= set(posterior) else posterior,
-        relabel(params, 0) if whole <= set(params) else params,
-    )
