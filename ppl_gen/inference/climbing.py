@@ -75,7 +75,9 @@ class Climbing(Engine):
         taken = np.argmax(settled[:, best]) + 1 if settled[-1, best] else len(settled)
         outcome.history.update({name if n == "value" else n: v[:taken, best] for n, v in report.items()})
         outcome.attrs["num_restarts"] = self.num_restarts
-        outcome.warnings.extend(self._doubts(good, bool(settled[-1, best]), falls(outcome.history[name], name)))
+        option = getattr(target.program.model, "em_regularised", None)
+        fell = falls(outcome.history[name], name, option)
+        outcome.warnings.extend(self._doubts(good, bool(settled[-1, best]), fell))
         return outcome
 
     def _best(self, target: Target, what: str, ends: np.ndarray) -> int:
@@ -141,12 +143,20 @@ def check_rows(target: Target, weights: np.ndarray | None) -> None:
         raise ValueError(f"{len(weights)} weights came for {rows} rows: expected one weight for each row")
 
 
-def falls(history: np.ndarray, name: str = "log_likelihood") -> list[str]:
-    """A warning where a history that theory keeps from falling does fall, by more than rounding."""
+def falls(history: np.ndarray, name: str = "log_likelihood", option: str | None = None) -> list[str]:
+    """A warning where a history that theory keeps from falling does fall, by more than rounding.
+
+    Args:
+        option: of the model, which adds to variances, so that its steps are not exact.
+    """
     rounding = slack(np.finfo(history.dtype).eps)
     at = np.flatnonzero(np.diff(history) < -rounding * np.maximum(np.abs(history[1:]), 1.0))[:1]
-    return [
-        f"the {_words(name)} fell at iteration {i + 1}, from {history[i]:.8g} to {history[i + 1]:.8g}, "
+    why = (
         "which exact EM never does: the steps have lost precision; use precision='float64' or rescale the data"
+        if option is None
+        else f"as steps may that are not exact, here by {option}: lower it where the last digits matter"
+    )
+    return [
+        f"the {_words(name)} fell at iteration {i + 1}, from {history[i]:.8g} to {history[i + 1]:.8g}, {why}"
         for i in at
     ]
