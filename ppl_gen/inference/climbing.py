@@ -147,16 +147,14 @@ def falls(history: np.ndarray, name: str = "log_likelihood", option: str | None 
     """A warning where a history that theory keeps from falling does fall, by more than rounding.
 
     Args:
-        option: of the model, which adds to variances, so that its steps are not exact.
+        option: of the model, by which its steps add to variances, so that they are not exact.
     """
     rounding = slack(np.finfo(history.dtype).eps)
     at = np.flatnonzero(np.diff(history) < -rounding * np.maximum(np.abs(history[1:]), 1.0))[:1]
-    why = (
-        "which exact EM never does: the steps have lost precision; use precision='float64' or rescale the data"
-        if option is None
-        else f"as steps may that are not exact, here by {option}: lower it where the last digits matter"
-    )
+    lost = "the steps have lost precision; use precision='float64' or rescale the data"
+    why = lost if option is None else f"{option} adds to variances in each step, which may do that; else {lost}"
     return [
-        f"the {_words(name)} fell at iteration {i + 1}, from {history[i]:.8g} to {history[i + 1]:.8g}, {why}"
+        f"the {_words(name)} fell at iteration {i + 1}, from {history[i]:.8g} to {history[i + 1]:.8g}, "
+        f"which exact EM never does: {why}"
         for i in at
     ]
