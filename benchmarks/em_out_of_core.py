@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import tempfile
 from collections.abc import Callable
@@ -26,11 +27,11 @@ _BLOCK = 500_000
 
 
 def _file(rows: int) -> Path:
-    """Rows around eight centres, written block by block; made once."""
+    """Rows around eight centres, written block by block; made once, by whichever side comes first."""
     path = Path(tempfile.gettempdir()) / f"ppl_gen-benchmark-{rows}x{_FEATURES}.npy"
     if path.exists():
         return path
-    rng, beside = np.random.default_rng(0), path.with_suffix(".part.npy")
+    rng, beside = np.random.default_rng(0), path.with_suffix(f".{os.getpid()}.npy")
     centres = 3.0 * rng.standard_normal((_COMPONENTS, _FEATURES))
     held = np.lib.format.open_memmap(beside, "w+", np.float32, (rows, _FEATURES))
     for i in range(0, rows, _BLOCK):
