@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ppl_gen.expectation import At, Counted, Expectation
+from ppl_gen.precision import floats
 
 _STATIONARY = 1e-6
 _FAR, _NEAR = 1e30, 1e-30  # what a support that is the argument's own reaches to, in single precision too
@@ -114,7 +115,7 @@ class Direct:
     def _inside(self, xp: Any, new: Any) -> Any:
         if self.argument == "loc":
             return new
-        info = np.finfo(str(new.dtype).rpartition(".")[2])
+        info = floats(new)
         least, most = float(info.tiny), 1.0 - float(info.eps)
         if self.argument == "scale":
             return xp.where(new < least, np.nan, new)

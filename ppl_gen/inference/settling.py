@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ppl_gen.backends.protocol import Backend
+from ppl_gen.precision import floats
 
 _NEVER = -np.inf
 
@@ -22,7 +23,7 @@ def begin(backend: Backend, state: Any, num_restarts: int, tolerance: float | No
         ``state``; ``last`` value (restarts,) and whether ``settled``; ``least`` gain and the ``slack`` of rounding.
     """
     last = backend.asarray(np.full(num_restarts, -np.inf))
-    eps = _eps(last)
+    eps = float(floats(last).eps)
     least = _NEVER if tolerance is None else max(tolerance, 4 * eps)
     return {
         "state": state,
@@ -36,10 +37,6 @@ def begin(backend: Backend, state: Any, num_restarts: int, tolerance: float | No
 def slack(eps: float) -> float:
     """How far, relatively, rounding may let a value fall that theory keeps from falling."""
     return max(1e-8, 64 * eps)
-
-
-def _eps(x: Any) -> float:
-    return float(np.finfo(str(x.dtype).rpartition(".")[2]).eps)
 
 
 def settling(xp: Any, step: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:

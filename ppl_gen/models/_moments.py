@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ppl_gen.precision import floats
 from ppl_gen.primitives import xp
 
 _FEW = 48  # features up to which the products of all pairs are formed
@@ -17,7 +18,7 @@ _FINE = 1e-12
 
 def rounding(x: Any) -> float:
     """The unit of rounding of an array's numbers."""
-    return float(np.finfo(str(x.dtype).rpartition(".")[2]).eps)
+    return float(floats(x).eps)
 
 
 def rounded_cholesky(sigma: Any, unit: Any) -> Any:
