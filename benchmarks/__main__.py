@@ -16,15 +16,18 @@ def main() -> int:
     parser.add_argument(
         "--peer-python", default=None, help="interpreter with the peers (default: .venv-peers, else this)"
     )
+    parser.add_argument("--only", default="", help="run the cases alone whose name holds this, keep nothing")
     parser.add_argument("--only-table", action="store_true", help="fill the README's table from the kept results")
     options = parser.parse_args()
     unknown = set(options.names) - set(harness.names())
     if unknown:
         parser.error(f"unknown benchmark {', '.join(sorted(unknown))}: expected among {', '.join(harness.names())}")
     for name in [] if options.only_table else options.names or harness.names():
-        result = harness.run(name, options.repeats, harness.peer_python(options.peer_python))
-        harness.keep(result, ["python", "-m", "benchmarks", *sys.argv[1:]])
-        print(table.rows([result]))
+        peer = harness.peer_python(options.peer_python)
+        for result in harness.run(name, options.repeats, peer, options.only):  # each case is kept as it ends
+            if not options.only:
+                harness.keep(result, ["python", "-m", "benchmarks", *sys.argv[1:]])
+            print(table.rows([result]).splitlines()[-1], flush=True)
     table.fill(Path(__file__).parents[1] / "README.md")
     return 0
 

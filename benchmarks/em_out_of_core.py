@@ -79,9 +79,10 @@ def picture(result: dict[str, Any], path: Path) -> None:
     figure, axis = pyplot.subplots(figsize=(6, 4), layout="constrained")
     for backend, colour in (("numpyro", "C0"), ("pyro", "C1")):
         for side, label, style in (("ours", "in a file", "o-"), ("peer", "in memory", "s--")):
-            held = {n: result["cases"][f"{backend} {n}"] for n in _ROWS}
-            times = [1e9 * held[n][side]["median_seconds"] / held[n]["per_run"] for n in _ROWS]
-            axis.plot(list(_ROWS.values()), times, style, color=colour, label=f"{backend}, {label}")
+            cases = {_ROWS[n]: result["cases"].get(f"{backend} {n}") for n in _ROWS}
+            held = {rows: case for rows, case in cases.items() if case}
+            times = [1e9 * case[side]["median_seconds"] / case["per_run"] for case in held.values()]
+            axis.plot(list(held), times, style, color=colour, label=f"{backend}, {label}")
     axis.set(xscale="log", xlabel="rows", ylabel="ns a row and iteration", title="EM of a mixture, whole runs")
     axis.set_ylim(bottom=0)
     axis.legend()

@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -66,18 +67,14 @@ class _Worker:
         self.process.communicate("stop\n")
 
 
-def run(name: str, repeats: int, python: str) -> dict[str, Any]:
-    """Every case of a benchmark, the two sides by turns."""
+def run(name: str, repeats: int, python: str, only: str = "") -> Iterator[dict[str, Any]]:
+    """The result so far after each case of a benchmark whose name holds ``only``, the two sides by turns."""
     module = importlib.import_module(f"benchmarks.{name}")
-    cases = {case: _case(name, case, repeats, python if module.PEER else None) for case in module.CASES}
-    return {
-        "benchmark": name,
-        "title": module.TITLE,
-        "peer": module.PEER,
-        "cases": {
-            c: {"what": module.CASES[c], "per_run": getattr(module, "PER", {}).get(c, 1), **r} for c, r in cases.items()
-        },
-    }
+    result: dict[str, Any] = {"benchmark": name, "title": module.TITLE, "peer": module.PEER, "cases": {}}
+    for case in (c for c in module.CASES if only in c):
+        told = {"what": module.CASES[case], "per_run": getattr(module, "PER", {}).get(case, 1)}
+        result["cases"][case] = told | _case(name, case, repeats, python if module.PEER else None)
+        yield result
 
 
 def _case(name: str, case: str, repeats: int, peer_python: str | None) -> dict[str, Any]:

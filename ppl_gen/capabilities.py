@@ -37,7 +37,9 @@ class ClosedFormEM(Starts, Protocol):
       such a step is near the maximum, not at it, so that the history may fall without any precision being lost;
     * ``em_penalty(params)``: a log prior that the update climbs beside the log likelihood, such as that of smoothed
       counts; the history then holds their sum, which never falls, as ``log_penalised`` beside ``log_likelihood``;
-    * ``latent(params, data)``: posterior of the latents of each row, name -> array.
+    * ``latent(params, data)``: posterior of the latents of each row, name -> array;
+    * ``most_likely(params, data)``: discrete latents that are most probable together, name -> integers, where one
+      depends on another.
     """
 
     def em_statistics(self, params: Any, around: Any, data: Any, weights: Any) -> tuple[dict[str, Any], Any]: ...

@@ -7,8 +7,12 @@ from typing import Any
 from ppl_gen import markov
 
 
-def sum_chain(xp: Any, first: Any, links: Any, steps: Any, state: int, previous: int, time: int) -> Any:
-    """log sum over all paths, with dimensions ``state``, ``previous`` and ``time`` of size 1.
+def sum_chain(
+    xp: Any, first: Any, links: Any, steps: Any, state: int, previous: int, time: int, best: bool = False
+) -> Any:
+    """log sum over all paths, or the maximum where the ``best`` is wanted.
+
+    Dimensions ``state``, ``previous`` and ``time`` are then of size 1.
 
     Args:
         first: log probabilities of the first state, along ``state``.
@@ -22,7 +26,7 @@ def sum_chain(xp: Any, first: Any, links: Any, steps: Any, state: int, previous:
     order = [rank + d for d in (*batch, time, previous, state)]
     first, links, steps = (xp.transpose(x, order) for x in (first, links, steps))
     lead, k = len(batch), steps.shape[-1]
-    value = markov.log_marginal(
+    value = (markov.log_maximum if best else markov.log_marginal)(
         xp,
         first.reshape((*first.shape[:lead], k)),
         links.reshape((*links.shape[:lead], k, k)),

@@ -84,8 +84,8 @@ def _spans(tensor: Any) -> list[int]:
     return [d for d in range(-len(shape), 0) if shape[d] > 1]
 
 
-def eliminate(xp: Any, factors: Iterable[Factor], owners: Mapping[int, Owner]) -> list[Factor]:
-    """Sum out all enumerated variables.
+def eliminate(xp: Any, factors: Iterable[Factor], owners: Mapping[int, Owner], best: bool = False) -> list[Factor]:
+    """Sum out all enumerated variables, or take the maximum over them where the ``best`` values are wanted.
 
     Args:
         owners: variable -> where the site that it belongs to stands.
@@ -104,7 +104,7 @@ def eliminate(xp: Any, factors: Iterable[Factor], owners: Mapping[int, Owner]) -
         waiting = [f for f in waiting if f.ordinal != leaf]
         local = frozenset(v for v, owner in owners.items() if owner.ordinal == leaf)
         for group in _components(here, local):
-            result = _contract(xp, group, local, owners)
+            result = _contract(xp, group, local, owners, best)
             if not result.variables:
                 done.append(_weighted(xp, result, 1.0))
             elif result.ordinal < leaf:  # the steps of a chain are gone with it
@@ -162,8 +162,8 @@ def _components(factors: Sequence[Factor], shared: Dims) -> list[list[Factor]]:
     return groups
 
 
-def _contract(xp: Any, group: Sequence[Factor], local: Dims, owners: Mapping[int, Owner]) -> Factor:
-    """The sum over the local variables of the product of a group."""
+def _contract(xp: Any, group: Sequence[Factor], local: Dims, owners: Mapping[int, Owner], best: bool) -> Factor:
+    """The sum, or maximum, over the local variables of the product of a group."""
     variables = frozenset().union(*(f.variables for f in group))
     gone = variables & local
     if not gone:  # nothing connects it: a group of one
@@ -172,8 +172,9 @@ def _contract(xp: Any, group: Sequence[Factor], local: Dims, owners: Mapping[int
     scale = _scale_of(gone, owners, sites)
     chains = [v for v in gone if owners[v].time is not None]
     if chains:
-        return _contract_chain(xp, group, gone, chains, owners)
-    total = xp.logsumexp(_product(xp, group, scale), axis=tuple(sorted(gone)), keepdims=True)
+        return _contract_chain(xp, group, gone, chains, owners, best)
+    over = xp.max if best else xp.logsumexp
+    total = over(_product(xp, group, scale), axis=tuple(sorted(gone)), keepdims=True)
     return Factor(total, group[0].ordinal, variables - local, sites, scale)
 
 
@@ -183,9 +184,9 @@ def _product(xp: Any, group: Sequence[Factor], scale: Any) -> Any:
 
 
 def _contract_chain(
-    xp: Any, group: Sequence[Factor], gone: Dims, chains: Sequence[int], owners: Mapping[int, Owner]
+    xp: Any, group: Sequence[Factor], gone: Dims, chains: Sequence[int], owners: Mapping[int, Owner], best: bool
 ) -> Factor:
-    """The sum over the paths of a chain, after other variables of its steps."""
+    """The sum, or maximum, over the paths of a chain, after other variables of its steps."""
     sites = tuple(name for f in group for name in f.sites)
     if len(chains) > 1:
         raise UnsupportedError(
@@ -198,8 +199,8 @@ def _contract_chain(
     first, links = (_product(xp, [f for f in group if f.part == part], scale) for part in ("first", "links"))
     steps = _product(xp, [f for f in group if not f.part], scale)
     others = tuple(sorted(gone - {state}))
-    steps = xp.logsumexp(steps, axis=others, keepdims=True) if others else steps
-    total = sum_chain(xp, first, links, steps, state, owner.previous, owner.time)
+    steps = (xp.max if best else xp.logsumexp)(steps, axis=others, keepdims=True) if others else steps
+    total = sum_chain(xp, first, links, steps, state, owner.previous, owner.time, best)
     left = frozenset().union(*(f.variables for f in group)) - gone - {owner.previous}
     return Factor(total, group[0].ordinal - {owner.time}, left, sites, scale)
 

@@ -259,23 +259,35 @@ class Expectation:
         Of a discrete one its probabilities (*plates, K); of a Gaussian one its mean (*plates, *event), and as
         ``{name}_cov`` its covariance (*plates, size, size).
         """
-        xp, target = self.target.backend.xp, self.target
+        found, weights = self._indicated(at, arrays, False)
         conditioned = self.condition(at, arrays)
+        return found if conditioned is None else {**found, **self._moments(conditioned, weights)}
+
+    def most_likely(self, at: Any, arrays: Any) -> dict[str, Any]:
+        """The discrete latents that are most probable together, integers (*plates), of a chain (*plates, steps)."""
+        xp = self.target.backend.xp
+        return {n: xp.argmax(p, axis=-1) for n, p in self._indicated(at, arrays, True)[0].items()}
+
+    def _indicated(self, at: Any, arrays: Any, best: bool) -> tuple[dict[str, Any], Any]:
+        """Probabilities of each discrete latent (*plates, K), 0 and 1 where the ``best`` are wanted; cells' weights.
+
+        Both are derivatives of the log marginal, or of the maximum, by log factors of zeros.
+        """
+        xp, target = self.target.backend.xp, self.target
         factors, owners, _ = self._rest(at, arrays, lambda s: True)
         factors = [replace(f, scale=1.0) for f in factors]
         alone = {d: replace(o, scale=1.0) for d, o in owners.items()}
         times = {d: self._time(factors, d, o) for d, o in owners.items()}
         own = [self._indicator(n, d, owners[d], times[d]) for n, d in target.enumerated.items()]
-        integrated = [] if conditioned is None else [factors.pop()]
+        integrated = [] if self.group is None else [factors.pop()]
 
         def log_marginal(tensors: list[Any]) -> Any:
             replaced = [replace(f, tensor=t) for t, f in zip(tensors, [*own, *integrated], strict=True)]
-            return sum(xp.sum(f.tensor) for f in eliminate(xp, [*factors, *replaced], alone))
+            return sum(xp.sum(f.tensor) for f in eliminate(xp, [*factors, *replaced], alone, best))
 
         weights = target.backend.value_and_grad(log_marginal)([f.tensor for f in [*own, *integrated]])[1]
         held = zip(target.enumerated.items(), weights, strict=False)
-        found = {n: self._probabilities(n, w, d, times[d]) for (n, d), w in held}
-        return found if conditioned is None else {**found, **self._moments(conditioned, weights[-1])}
+        return {n: self._probabilities(n, w, d, times[d]) for (n, d), w in held}, weights[-1] if integrated else None
 
     def _time(self, factors: list[Factor], dim: int, owner: Owner) -> int | None:
         if owner.num_steps is None:

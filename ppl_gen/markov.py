@@ -16,7 +16,7 @@ from ppl_gen.markov_layout import Chains, block_length, cut, join
 from ppl_gen.markov_logs import LOG_ZERO
 from ppl_gen.markov_paths import simulate, viterbi
 
-__all__ = ["forward_backward", "log_marginal", "simulate", "viterbi"]
+__all__ = ["forward_backward", "log_marginal", "log_maximum", "simulate", "viterbi"]
 
 _SMALL = 2**17  # entries of products of matrices, up to which plain array functions are the faster ones
 
@@ -35,6 +35,14 @@ def log_marginal(xp: Any, log_initial: Any, log_transition: Any, log_emission: A
         return xp.jit(_halved, (xp,))(initial, transition, emission)
     flat = _flat(xp, initial, transition, emission)
     return xp.reshape(xp.routine(_with_gradients, (xp,), True)(*flat), tuple(emission.shape[:-2]))
+
+
+def log_maximum(xp: Any, log_initial: Any, log_transition: Any, log_emission: Any) -> Any:
+    """The logarithm of the most probable path's term (...); its derivatives by ``log_emission`` say which path that is.
+
+    Arguments as for :func:`log_marginal`. :func:`viterbi` is faster, where all chains have the same transitions.
+    """
+    return _halved(xp, *_aligned(xp, log_initial, log_transition, log_emission), xp.max)
 
 
 def forward_backward(xp: Any, log_initial: Any, log_transition: Any, log_emission: Any) -> tuple[Any, Any, Any]:
@@ -89,16 +97,21 @@ def _flat(xp: Any, initial: Any, transition: Any, emission: Any) -> tuple[Any, A
 # Short chains -----------------------------------------------------------------------------------------------------
 
 
-def _halved(xp: Any, initial: Any, transition: Any, emission: Any) -> Any:
-    """The log marginal by products of neighbouring matrices, which may be differentiated any number of times."""
+def _halved(xp: Any, initial: Any, transition: Any, emission: Any, over: Any = None) -> Any:
+    """The log marginal by products of neighbouring matrices, which may be differentiated any number of times.
+
+    Args:
+        over: what goes over the states of a step; logsumexp where None.
+    """
+    over = over or xp.logsumexp
     initial, transition, emission = (xp.maximum(x, LOG_ZERO) for x in (initial, transition, emission))
     first, links = initial + emission[..., 0, :], transition + emission[..., 1:, None, :]
     while (n := links.shape[-3]) > 1:
         left, right = links[..., 0 : n - 1 : 2, :, :], links[..., 1:n:2, :, :]
-        joined = xp.logsumexp(left[..., None] + right[..., None, :, :], axis=-2)
+        joined = over(left[..., None] + right[..., None, :, :], axis=-2)
         links = xp.concatenate([joined, links[..., n - n % 2 :, :, :]], axis=-3)
-    last = xp.logsumexp(first[..., None] + links[..., 0, :, :], axis=-2) if links.shape[-3] else first
-    total = xp.logsumexp(last, axis=-1)
+    last = over(first[..., None] + links[..., 0, :, :], axis=-2) if links.shape[-3] else first
+    total = over(last, axis=-1)
     return xp.where(total > 0.5 * LOG_ZERO, total, -xp.inf)
 
 

@@ -194,6 +194,10 @@ class HiddenMarkov:
         """The most probable states (..., T), after the end of a sequence its last one; arrays as for ``latent``."""
         return markov.viterbi(xp, *self._chain(params, data), data.get("lengths"))
 
+    def most_likely(self, params: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+        """``z``: the states of :meth:`viterbi`."""
+        return {"z": self.viterbi(params, data)}
+
     def _chain(self, params: Mapping[str, Any], data: Mapping[str, Any]) -> tuple[Any, Any, Any]:
         """Logarithms of the initial and transition probabilities and of the emissions."""
         params = {name: xp.asarray(value) for name, value in params.items()}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ from ppl_gen.expectation import Expectation, local_latents
 from ppl_gen.target import Target
 
 Draws = Mapping[str, np.ndarray]
-_MOST_POINTS = 256  # of draws at which discrete latents are looked at
 
 
 class ShapeError(ProgramError):
@@ -44,7 +42,7 @@ def relabelled(target: Target, posterior: Any, params: Any) -> tuple[dict[str, A
     )
 
 
-def _values(target: Target, posterior: Draws, params: Draws) -> dict[str, np.ndarray]:
+def values_of(target: Target, posterior: Draws, params: Draws) -> dict[str, np.ndarray]:
     """Values of the program's continuous latents and params, name -> (draws, ...); fixed params are repeated.
 
     Raises:
@@ -72,7 +70,7 @@ def fits(target: Target, posterior: Draws) -> bool:
     return all(x.shape[2:] == shapes[n] for n, x in posterior.items() if n in shapes)
 
 
-def _run(target: Target, name: Any, f: Callable[..., Any], values: Any, seed: int, random: bool) -> Any:
+def at_draws(target: Target, name: Any, f: Callable[..., Any], values: Any, seed: int, random: bool) -> Any:
     mapped = target.compiled((name, tuple(values)), lambda: target.backend.map_draws(f, random=random, batch_size=256))
     on_device = target.backend.from_numpy({n: np.ascontiguousarray(v) for n, v in values.items()})
     if not on_device:  # nothing to condition on: one row stands for the draw
@@ -82,8 +80,8 @@ def _run(target: Target, name: Any, f: Callable[..., Any], values: Any, seed: in
 
 def log_likelihood(target: Target, posterior: Draws, params: Draws) -> dict[str, np.ndarray]:
     """name -> (chain, draw, *plates); empty where a latent has no value and cannot be integrated out."""
-    values = _values(target, posterior, params)
-    expectation = _integrated(target, values)
+    values = values_of(target, posterior, params)
+    expectation = integrated(target, values)
     if expectation is None or not target.observed:
         return {}
 
@@ -91,11 +89,11 @@ def log_likelihood(target: Target, posterior: Draws, params: Draws) -> dict[str,
         return expectation.pointwise({n: v for n, v in values.items() if n}, arrays)
 
     lead = next((x.shape[:2] for x in posterior.values()), (1, 1))
-    terms = _run(target, "pointwise", pointwise, values, 0, False)
+    terms = at_draws(target, "pointwise", pointwise, values, 0, False)
     return {n: np.asarray(x).reshape(*lead, *x.shape[1:]) for n, x in terms.items()}
 
 
-def _integrated(target: Target, values: Draws) -> Expectation | None:
+def integrated(target: Target, values: Draws) -> Expectation | None:
     """What integrates out the latents without a value; None where that cannot be done exactly."""
     missing = [n for n in target.layout.names if n not in values]
     if not set(missing) <= set(local_latents(target)):
@@ -108,80 +106,13 @@ def _integrated(target: Target, values: Draws) -> Expectation | None:
 
 def is_exact(target: Target, posterior: Draws, params: Draws) -> bool:
     """Whether latents that neither the posterior nor the params hold can be integrated out exactly."""
-    return _integrated(target, _values(target, posterior, params)) is not None
+    return integrated(target, values_of(target, posterior, params)) is not None
 
 
 def _expectation(target: Target, missing: list[str]) -> Expectation:
     expectation = Expectation(target, missing)
     expectation.require_gaussian("log_prob")
     return expectation
-
-
-def latent(target: Target, posterior: Draws, params: Draws) -> dict[str, np.ndarray]:
-    """Posterior of the local latents of each row, over all draws; see :meth:`Run.latent`.
-
-    Raises:
-        UnsupportedError: the program has none, or none that can be dealt with exactly.
-    """
-    q = {n.removeprefix("q."): v for n, v in params.items() if n.startswith("q.")}
-    if q and hasattr(target.program.model, "vb_latent"):
-        return _of_q(target, q)
-    values = _values(target, posterior, params)
-    own = getattr(target.program.model, "latent", None)
-    if own is None:
-        expectation = _integrated(target, values)
-        if expectation is None or not expectation.kind:
-            raise UnsupportedError(
-                f"latent gives the posterior of discrete and linear-Gaussian latents of single data, and "
-                f"{target.program.name} has none that the run holds no draws of: look at run.posterior"
-            )
-        own = expectation.latent
-
-    def held(values: Any, key: Any, arrays: Any) -> Any:
-        return own({n: v for n, v in values.items() if n}, arrays)
-
-    found = {n: np.asarray(x) for n, x in _run(target, "latent", held, values, 0, False).items()}
-    return {n: x.mean(0) + _between(found.get(n.removesuffix("_cov")), x) for n, x in found.items()}
-
-
-def of_points(target: Target | None, names: Iterable[str], values: Draws, masses: np.ndarray) -> dict[str, np.ndarray]:
-    """What is known of latents of rows from values of all continuous sites at points (P, ...) with masses (P,).
-
-    Mean and covariance of the ``names``, and, where a target is given, probabilities of its discrete latents.
-    """
-    found = {}
-    for name in names:
-        x = values[name]
-        found[name] = np.tensordot(masses, x, 1)
-        off = (x - found[name]).reshape(*x.shape[:2], math.prod(x.shape[2:]))
-        found[f"{name}_cov"] = np.einsum("s,s...i,s...j->...ij", masses, off, off)
-    if target is None or not target.discrete:
-        return found
-    few = slice(None, None, -(-len(masses) // _MOST_POINTS) if masses.min() == masses.max() else 1)
-    held = {n: values[n][few] for n in target.everything.names}
-    expectation = _integrated(target, held)
-    if expectation is None:
-        return found
-    shares = masses[few] / masses[few].sum()
-    drawn = _run(target, "latent", lambda v, key, arrays: expectation.latent(v, arrays), held, 0, False)
-    return {**found, **{n: np.tensordot(shares, np.asarray(x), 1) for n, x in drawn.items()}}
-
-
-def _of_q(target: Target, q: Draws) -> dict[str, np.ndarray]:
-    """What a model says of the latents of these rows under the q of variational Bayes."""
-    backend = target.backend
-    known = target.compiled("vb_latent", lambda: backend.compile(target.program.model.vb_latent))
-    on_device = backend.from_numpy({n: np.ascontiguousarray(v) for n, v in q.items()})
-    return {n: np.asarray(x) for n, x in backend.to_numpy(known(on_device, target.arrays)).items()}
-
-
-def _between(means: np.ndarray | None, covariances: np.ndarray) -> Any:
-    """Covariance of the draws' means, to be added to the covariances within draws (draws, ..., size, size)."""
-    if means is None or means is covariances or len(means) == 1:
-        return 0.0
-    flat = means.reshape(*covariances.shape[:-1])
-    off = flat - flat.mean(0)
-    return np.einsum("s...i,s...j->...ij", off, off) / len(off)
 
 
 def log_prob(target: Target, posterior: Draws, params: Draws) -> np.ndarray:
@@ -223,7 +154,7 @@ def predict(
     if num_samples is not None:
         posterior = {n: _spread(x, num_samples) for n, x in posterior.items()}
     lead = next((x.shape[:2] for x in posterior.values()), (1, 1))
-    drawn = _draw(target, _values(target, posterior, params), seed, outputs)
+    drawn = _draw(target, values_of(target, posterior, params), seed, outputs)
     return {n: np.asarray(x).reshape(*lead, *x.shape[1:]) for n, x in drawn.items()}
 
 
@@ -245,7 +176,7 @@ def _draw(target: Target, values: Any, seed: int, outputs: tuple[str, ...]) -> d
             "draw anew"
         )
     _refuse_flat(target, values)
-    return _run(target, ("simulate", outputs), simulate, values, seed, True)
+    return at_draws(target, ("simulate", outputs), simulate, values, seed, True)
 
 
 def _refuse_flat(target: Target, values: Draws) -> None:
@@ -260,7 +191,7 @@ def _refuse_flat(target: Target, values: Draws) -> None:
 
 def sample(target: Target, posterior: Draws, params: Draws, n: int, seed: int) -> Any:
     """n data sets, each from a random draw of the posterior."""
-    values = _values(target, posterior, params)
+    values = values_of(target, posterior, params)
     drawn = _draw(target, _chosen(values, n, seed), seed, target.observed)
     return drawn[target.observed[0]] if len(target.observed) == 1 else drawn
 
@@ -277,14 +208,14 @@ def sample_rows(
     """n rows of a model that brings ``row_data``: all at once from a point, one by one from draws."""
     count = next((x.shape[0] * x.shape[1] for x in posterior.values()), 1)
     target = bind(row_data({k: v[0, 0] for k, v in posterior.items()}, n if count == 1 else 1))
-    values = _values(target, {k: v for k, v in posterior.items() if not _is_of_rows(target, k)}, params)
+    values = values_of(target, {k: v for k, v in posterior.items() if not _is_of_rows(target, k)}, params)
     sites = [name for name, s in target.sites.items() if s.kind == "latent" and name not in values]
 
     def simulate(values: Any, key: Any, arrays: Any) -> Any:
         found = target.trace(arrays, values={k: v for k, v in values.items() if k}, key=key)
         return {name: found[name].value for name in sites}
 
-    drawn = _run(target, "rows", simulate, values if count == 1 else _chosen(values, n, seed), seed, True)
+    drawn = at_draws(target, "rows", simulate, values if count == 1 else _chosen(values, n, seed), seed, True)
     rows = {k: x[0] if count == 1 else x.reshape(n, *x.shape[2:]) for k, x in drawn.items()}
     outputs = getattr(target.program.model, "outputs", None) or tuple(rows)
     return rows[outputs[0]] if len(outputs) == 1 else {k: rows[k] for k in outputs}

@@ -14,7 +14,7 @@ from ppl_gen import backends
 from ppl_gen.checks import ProgramError
 from ppl_gen.inference.engine import Engine, Outcome, resolve
 from ppl_gen.program import Bound, Program
-from ppl_gen.results import identity, naming, predicting, storage
+from ppl_gen.results import identity, latents, naming, predicting, storage
 from ppl_gen.results.diagnose import diagnose
 from ppl_gen.target import Target
 
@@ -69,8 +69,8 @@ class Run:
         if outcome.positions is not None:
             posterior.update(predicting.constrain(target, outcome.positions))
         posterior, params = predicting.relabelled(target, posterior, outcome.params)
-        latents = {n: posterior[n] for n in target.layout.names if n in posterior}
-        found = diagnose(latents, outcome.stats) if "lp" in outcome.stats else []  # chains
+        drawn = {n: posterior[n] for n in target.layout.names if n in posterior}
+        found = diagnose(drawn, outcome.stats) if "lp" in outcome.stats else []  # chains
         observed = {n: x for n in target.observed if (x := _observed(target, n)) is not None}
         unobserved = {n: x for n, x in target.bound.host.items() if n not in target.observed}
         constants = {n: x for n, x in unobserved.items() if not isinstance(x, np.memmap)}  # files stay where they are
@@ -224,12 +224,23 @@ class Run:
         """
         if data is None and self._locals():
             return self._of_fitted_rows()
-        of_rows = self._of_new_rows if self._locals() else self._exactly
-        parts = self._by_rows(of_rows, data)
+        parts = self._by_rows(self._of_rows, data)
         return parts[0] if len(parts) == 1 else {n: np.concatenate([p[n] for p in parts]) for n in parts[0]}
 
-    def _exactly(self, target: Target) -> dict[str, np.ndarray]:
-        return predicting.latent(target, self._without_locals(), self.params)
+    def most_likely(self, data: Any = None) -> dict[str, np.ndarray]:
+        """The discrete latents of the data that are most probable together, at a point: of a chain its Viterbi path.
+
+        Args:
+            data: as in ``infer``; the fitted ones where None.
+
+        Returns:
+            name -> integers (rows,), after continuous latents of each datum have been integrated out.
+
+        Raises:
+            UnsupportedError: no discrete latents, or a run that holds many draws of its parameters.
+        """
+        parts = self._by_rows(lambda t: latents.most_likely(t, self._without_locals(), self.params), data)
+        return {n: np.concatenate([p[n] for p in parts]) for n in parts[0]}
 
     def _of_fitted_rows(self) -> dict[str, np.ndarray]:
         """From the draws of their latents, which the run holds; with probabilities of discrete ones."""
@@ -237,18 +248,15 @@ class Run:
         count = len(next(iter(values.values())))
         masses = np.full(count, 1.0 / count)
         if self.program is None or self.data is None:
-            return predicting.of_points(None, self._locals(), values, masses)
+            return latents.of_points(None, self._locals(), values, masses)
         with self._scope():
-            return predicting.of_points(self._target(), self._locals(), values, masses)
+            return latents.of_points(self._target(), self._locals(), values, masses)
 
-    def _of_new_rows(self, target: Target) -> dict[str, np.ndarray]:
-        """By the guide where there is one; else exactly where that can be; else by the engine's own E-step."""
-        engine: Any = self.options or resolve(self.engine, {})
-        guided = self.engine == "vbem" and callable(target.program.guide)
-        if not guided and predicting.is_exact(target, self._without_locals(), self.params):
-            return self._exactly(target)
-        values, masses = engine.of_rows(target, self._locals(), self.params, self.setting.seed)
-        return predicting.of_points(target, self._locals(), values, masses)
+    def _of_rows(self, target: Target) -> dict[str, np.ndarray]:
+        point, engine = self._without_locals(), self.options or resolve(self.engine, {})
+        if not self._locals():
+            return latents.exactly(target, point, self.params)
+        return latents.of_new_rows(target, self._locals(), point, self.params, engine, self.setting.seed)
 
     @property
     def log_prob_kind(self) -> str:
