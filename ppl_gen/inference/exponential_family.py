@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from ppl_gen.backends.protocol import Site
+from ppl_gen.enumeration import Factor
 from ppl_gen.expectation import At, Counted, Expectation
 from ppl_gen.precision import floats
 
@@ -46,6 +48,20 @@ def _normal(transform: Callable[[Any, Any], Any]) -> dict[str, tuple[Sums, Any]]
     return {"loc": (loc, _identity), "scale": (scale, _root)}
 
 
+def _spread(xp: Any, w: Any, x: Any, d: Any) -> tuple[Any, Any]:
+    off = x - d.loc
+    return w[..., None] * off[..., :, None] * off[..., None, :], w[..., None]
+
+
+def _covariance(xp: Any, ratio: Any) -> Any:
+    """NaN where it is singular."""
+    return xp.where(xp.isfinite(xp.linalg.cholesky(ratio)), ratio, np.nan)
+
+
+def _tril(xp: Any, ratio: Any) -> Any:
+    return xp.linalg.cholesky(ratio)
+
+
 def _mean(xp: Any, w: Any, x: Any, d: Any) -> tuple[Any, Any]:
     return w * x, w
 
@@ -62,10 +78,19 @@ _FAMILIES: dict[str, dict[str, tuple[Sums, Any]]] = {
     "Geometric": {"probs": (lambda xp, w, x, d: (w, w * (1 + x)), _identity)},
     "Categorical": {"probs": (lambda xp, w, x, d: _shares(xp, _one_hot(xp, w, x, d)), _identity)},
     "Multinomial": {"probs": (lambda xp, w, x, d: _shares(xp, w * x), _identity)},
+    "MultivariateNormal": {  # Bishop (2006), equations 2.121 and 2.122
+        "loc": (_mean, _identity),
+        "scale_tril": (_spread, _tril),
+        "covariance_matrix": (_spread, _covariance),
+    },
+    "MarkovChain, first": {"initial_probs": (lambda xp, w, x, d: _shares(xp, w), _identity)},  # Rabiner (1989), 40
+    "MarkovChain, links": {"transition_probs": (lambda xp, w, x, d: _shares(xp, w), _identity)},
 }
 
 
-_OF_SIMPLEX = ("Categorical", "Multinomial")
+_OF_SIMPLEX = ("Categorical", "Multinomial", "MarkovChain, first", "MarkovChain, links")
+_STATES = {"first": 1, "links": 2}  # that a chain's factor of this part goes over
+_MATRICES = ("scale_tril", "covariance_matrix")
 
 
 def _one_hot(xp: Any, w: Any, x: Any, d: Any) -> Any:
@@ -103,17 +128,16 @@ class Direct:
         to the edge as floating point can tell, where Q is the same. A scale of 0 is NaN: Q has no maximum, and
         the restart has broken down.
         """
-        _, weight, site = completed[self.factor]
+        factor, weight, site = completed[self.factor]
         base, (sums, finish) = _base(site.distribution), _FAMILIES[self.family][self.argument]
-        weight = weight.reshape((*weight.shape, *(1 for _ in range(site.event_dim))))
-        numerator, denominator = sums(xp, weight, site.value, base)
+        numerator, denominator = sums(xp, _with_events(xp, factor, weight, site), site.value, base)
         zeros = 0.0 * (numerator + denominator + getattr(base, self.argument))
         top, bottom = (self._gathered(xp, x + zeros) for x in (numerator, denominator))
-        new = finish(xp, top / xp.where(bottom > 0, bottom, 1.0))
-        return xp.where((bottom > 0) & xp.isfinite(new), self._inside(xp, new), old)
+        ratio = top / xp.where(bottom > 0, bottom, 1.0)
+        return xp.where((bottom > 0) & xp.isfinite(ratio), self._inside(xp, finish(xp, ratio)), old)
 
     def _inside(self, xp: Any, new: Any) -> Any:
-        if self.argument == "loc":
+        if self.argument == "loc" or self.argument in _MATRICES:
             return new
         info = floats(new)
         least, most = float(info.tiny), 1.0 - float(info.eps)
@@ -133,9 +157,17 @@ class Direct:
             place = np.arange(number).reshape([-1 if i == axis else 1 for i in range(len(self.shape))])
             whole = 1.0 - (number - 1) * _EDGE
             return [np.where(place == k, whole, _EDGE) + np.zeros(self.shape) for k in (0, number - 1)]
+        if self.argument in _MATRICES:
+            d = self.shape[-1]
+            return [size * (np.eye(d) + side) + np.zeros(self.shape) for size, side in self._sides(d)]
         low, high = {"loc": (-_FAR, _FAR), "probs": (_EDGE, 1.0 - _EDGE)}.get(self.argument, (_NEAR, _FAR))
         odd = np.indices(self.shape).sum(0) % 2 if self.shape else np.array(0)
         return [np.where(odd == turn, low, high) for turn in (0, 1)]
+
+    def _sides(self, d: int) -> list[tuple[float, Any]]:
+        """Sizes of a matrix, and what it has beside a diagonal of ones."""
+        side = np.tril(np.full((d, d), 0.5), -1)
+        return [(_NEAR, 0.0), (_FAR, -side if self.argument == "scale_tril" else side + side.T)]
 
     def _gathered(self, xp: Any, x: Any) -> Any:
         kept = [d for d in self.axes if d is not None]
@@ -156,9 +188,19 @@ def _base(distribution: Any) -> Any:
     return distribution
 
 
-def _family(distribution: Any) -> str:
+def _with_events(xp: Any, factor: Factor, weight: Any, site: Site) -> Any:
+    """Weights that stand beside a site's values, or beside the probabilities of a chain's states."""
+    if not factor.part:
+        return weight.reshape((*weight.shape, *(1 for _ in range(site.event_dim))))
+    states = sorted(factor.variables)
+    return xp.moveaxis(weight, states, list(range(-len(states), 0)))
+
+
+def _family(distribution: Any, factor: Factor) -> str:
     """Its name on both backends, "" where it is not among those with a closed M-step."""
     name = _name(_base(distribution))
+    if factor.part:
+        name = f"{name}, {factor.part}" if len(factor.variables) == _STATES[factor.part] else ""
     return name if name in _FAMILIES and all(hasattr(_base(distribution), a) for a in _FAMILIES[name]) else ""
 
 
@@ -196,7 +238,7 @@ class _Look:
 
     def _factors(self, u: Any, held: Any, arrays: Any) -> Any:
         completed = self.expectation.weighted_factors(u, held, arrays, self.counted)
-        self.families = ["" if f.part else _family(site.distribution) for f, _, site in completed]
+        self.families = [_family(site.distribution, f) for f, _, site in completed]
         arguments = [
             {a: getattr(_base(site.distribution), a) for a in _FAMILIES.get(family, {})}
             for family, (_, _, site) in zip(self.families, completed, strict=True)
@@ -242,7 +284,8 @@ class _Look:
 
 
 def _vanishes(after: np.ndarray, before: np.ndarray) -> bool:
-    return bool(np.isfinite(after).all() and np.abs(after).max() < _STATIONARY * (1.0 + np.abs(before).max()))
+    least = max(_STATIONARY, 2000 * float(np.finfo(after.dtype).eps))
+    return bool(np.isfinite(after).all() and np.abs(after).max() < least * (1.0 + np.abs(before).max()))
 
 
 def _direct(name: str, look: _Look, one: _Seen, other: _Seen) -> Direct | None:
@@ -254,10 +297,15 @@ def _direct(name: str, look: _Look, one: _Seen, other: _Seen) -> Direct | None:
     (index,) = changed
     for argument in one.arguments[index]:
         maps = [_axes(np.asarray(seen.arguments[index][argument]), seen.values[name]) for seen in (one, other)]
-        if maps[0] is not None and maps[0] == maps[1]:
+        if maps[0] is not None and maps[0] == maps[1] and _in_order(argument, maps[0]):
             shape = tuple(one.values[name].shape)
             return Direct(name, index, look.families[index], argument, maps[0], shape)
     return None
+
+
+def _in_order(argument: str, axes: tuple[int | None, ...]) -> bool:
+    """Whether a matrix stands in the parameter's last axes."""
+    return argument not in _MATRICES or (len(axes) > 1 and axes[-2:] in ((-2, -1), (None, None)))
 
 
 def _axes(theta: np.ndarray, phi: np.ndarray) -> tuple[int | None, ...] | None:
@@ -271,7 +319,13 @@ def _axes(theta: np.ndarray, phi: np.ndarray) -> tuple[int | None, ...] | None:
         return None
     for order in itertools.permutations(range(len(axes))):
         turned = np.squeeze(phi).transpose(order) if axes else np.squeeze(phi)
-        if turned.shape == np.squeeze(theta).shape and np.allclose(np.squeeze(theta), turned, rtol=1e-9, atol=0):
+        if turned.shape == np.squeeze(theta).shape and _equal(np.squeeze(theta), turned):
             at = {axes[axis]: wide[position] for position, axis in enumerate(order)}
             return tuple(at.get(i) for i in range(phi.ndim))
     return None
+
+
+def _equal(theta: np.ndarray, phi: np.ndarray) -> bool:
+    """Entry by entry, but for the rounding of a matrix that was taken apart and put together."""
+    eps = float(np.finfo(phi.dtype).eps)
+    return np.allclose(theta, phi, rtol=max(1e-9, 64 * eps), atol=64 * eps * float(np.max(np.abs(phi), initial=0.0)))
