@@ -315,5 +315,5 @@ def _check_finite(name: str, array: np.ndarray, missing: bool) -> None:
         where = tuple(int(i) for i in np.argwhere(bad)[0])
         raise DataError(
             f"{name!r} has {int(bad.sum())} entries that are NaN or infinite, the first at index {where}: expected "
-            "finite numbers; drop or impute these rows, or put a number there and leave them out by pg.mask"
+            "finite numbers; drop or impute these rows. A program of your own may also leave them out by pg.mask"
         )

@@ -9,6 +9,8 @@ from scipy import optimize, special, stats
 import ppl_gen as pg
 from ppl_gen import dist, xp
 from ppl_gen.inference.gain_left import GainLeft
+from ppl_gen.inference.mcem import MCEM, _Steps
+from ppl_gen.target import Target
 
 BACKENDS = ["numpyro", "pyro"]
 RNG = np.random.default_rng(6)
@@ -53,6 +55,48 @@ def test_it_ends_near_the_maximum(backend):
     draws = run.posterior["z"].shape[1]
     # z-scores of 80 means; draws count for at least a tenth of independent ones
     assert np.abs((mean - exact) / spread).max() < 5 / np.sqrt(draws / 10)
+
+
+BENT = np.random.default_rng(2).normal(2.0, 1.2, 40)
+
+
+@pg.program
+def two_ways(y):
+    """The square of mu fits at both of its signs, the noise at one of them only."""
+    mu = pg.sample("mu", dist.Normal(0.0, 3.0))
+    with pg.plate("row", len(y)):
+        z = pg.sample("z", dist.Normal(0.0, 1.0))
+        pg.sample("y", dist.Normal(z + mu * mu, 0.5 + 0.2 * (mu - 1.5) ** 2), obs=y)
+
+
+def _bent(mu):
+    return stats.norm.logpdf(BENT, mu**2, np.hypot(1.0, 0.5 + 0.2 * (mu - 1.5) ** 2)).sum()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_best_restart_is_kept(backend):
+    """Starts of one sign of mu lead to the lower of two maxima, those of the other to the higher one."""
+    low, high = (optimize.minimize_scalar(lambda mu: -_bent(mu), bounds=b).x for b in ((-3, -0.5), (0.5, 3)))
+    assert _bent(high) > _bent(low) + 5
+    first = _infer(two_ways, BENT, backend, init={"mu": -1.0})
+    assert abs(first.params["mu"] - low) < 0.1
+    run = _infer(two_ways, BENT, backend, num_restarts=8)  # uniform in (-2, 2): all of one sign once in 128 times
+    assert run.attrs["num_restarts"] == 8
+    assert _bent(run.params["mu"]) > _bent(high) - NEAR
+
+
+@pytest.mark.parametrize("end", [(0.2, 1.3), (1.5, 0.3)])
+def test_ends_are_compared_by_their_likelihoods(end):
+    """Path sampling between far ends against quadrature; its error is below a tenth of the difference."""
+    mu, scale = end
+    with pg.on("numpyro") as room:
+        target = Target(overdispersed.bind(COUNTS, room))
+        options = MCEM()
+        steps = _Steps(target, options._locals(target), options, 0)
+        state = steps.start(room.asarray(np.array([0.7, np.log(0.8)])))
+        rise = steps.rise(state, room.asarray(np.array([mu, np.log(scale)])))
+    exact = _log_likelihood(mu, scale) - _log_likelihood(0.7, 0.8)
+    assert abs(rise - exact) < 0.1 * abs(exact)
 
 
 @pg.program

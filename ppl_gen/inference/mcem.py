@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ _ACCEPT, _ADAPTING = 0.574, 15  # acceptance of Roberts & Rosenthal (1998); step
 _WARM_UP, _MORE = 100, 4
 _DRAWS_OF_ROWS = 64
 _CALLS = 3000
+_PIECES = 16  # of the way between two ends, along which they are compared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,8 @@ class MCEM(Engine):
         num_chains: of each datum's latents.
         num_draws: kept of each chain in the first E-step; ``max_draws`` in any.
         sweeps: Langevin steps between two draws that are kept.
+        num_restarts: starts, one run after the other; of the ends the one with the highest likelihood is kept, compared
+            by path sampling (Gelman & Meng 1998) on the way from one to the next.
         certainty: of a gain before an update is taken, and of little being left at the end; by Student's t.
         tolerance: what may be left to gain in the log likelihood, in nats.
         objective: "likelihood" leaves out the priors of what is maximised, "posterior" takes them in.
@@ -61,6 +65,7 @@ class MCEM(Engine):
     num_draws: int = 4
     max_draws: int = 256
     sweeps: int = 5
+    num_restarts: int = 1
     certainty: float = 0.9
     tolerance: float = 0.01
     objective: str = "likelihood"
@@ -70,7 +75,9 @@ class MCEM(Engine):
     integrate: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        positive(self, "num_steps", "num_draws", "max_draws", "sweeps", "m_steps")
+        positive(self, "num_steps", "num_draws", "max_draws", "sweeps", "num_restarts", "m_steps")
+        if self.max_draws < self.num_draws:
+            raise ValueError(f"max_draws={self.max_draws} is below num_draws={self.num_draws}, the first E-step's")
         one_of(self, "objective", OBJECTIVES)
         between(self, 0.5, 1, "certainty")
         between(self, 0, math.inf, "tolerance")
@@ -99,26 +106,37 @@ class MCEM(Engine):
         return Locals.chosen(target, self.integrate, "mcem draws each datum's own continuous latents")
 
     def run(self, target: Target, driver: Driver, seed: int) -> Outcome:
-        steps = _Steps(target, self._locals(target), self, seed)
+        locals_ = self._locals(target)
+        starts = positions(target, self.num_restarts, seed, self.init, locals_.layout)
+        runs = [self._from(u, _Steps(target, locals_, self, seed + i), driver) for i, u in enumerate(starts)]
+        ended = [run for run in runs if np.isfinite(run.report["gain"][-1])]
+        if not ended:
+            raise ProgramError(
+                f"mcem lost the density of {target.program.name}: Q at the new params is not finite at draws made at "
+                "the old ones; bounds that depend on what is maximised do that: use engine='map' or 'nuts'"
+            )
+        best = functools.reduce(_higher, ended)
+        outcome = best.steps.finish(best.state)
+        outcome.history.update({n: best.report[n] for n in ("gain", "error", "num_draws", "gain_left")})
+        outcome.attrs["num_restarts"] = self.num_restarts
+        if len(ended) < len(runs):
+            outcome.warnings.append(f"{len(runs) - len(ended)} of {len(runs)} restarts broke down")
+        if best.reason is None:
+            outcome.warnings.append(f"mcem stopped at num_steps={self.num_steps} with more to gain: raise it")
+        return outcome
+
+    def _from(self, u: Any, steps: _Steps, driver: Driver) -> _Ended:
+        """One run, from the vector u."""
         state, report, reason = driver.run(
             lambda s, first, count: steps.advance(s),
-            steps.start(),
+            steps.start(u),
             self.num_steps,
             label=self.name,
             chunk=1,
             stop=steps.stop,
             describe=lambda r: f"gain {r['gain'][-1]:.3f}, {int(r['num_draws'][-1])} draws",
         )
-        if not np.isfinite(report["gain"][-1]):
-            raise ProgramError(
-                f"mcem lost the density of {target.program.name}: Q at the new params is not finite at draws made at "
-                "the old ones; bounds that depend on what is maximised do that: use engine='map' or 'nuts'"
-            )
-        outcome = steps.finish(state)
-        outcome.history.update({n: report[n] for n in ("gain", "error", "num_draws", "gain_left")})
-        if reason is None:
-            outcome.warnings.append(f"mcem stopped at num_steps={self.num_steps} with more to gain: raise it")
-        return outcome
+        return _Ended(steps, state, report, reason)
 
 
 class _State(NamedTuple):
@@ -130,6 +148,20 @@ class _State(NamedTuple):
     num_draws: int
     taken: int
     step: Any  # that led here; None where the last update was not taken
+
+
+class _Ended(NamedTuple):
+    """One run from one start."""
+
+    steps: _Steps
+    state: _State
+    report: Mapping[str, np.ndarray]
+    reason: str | None
+
+
+def _higher(one: _Ended, other: _Ended) -> _Ended:
+    """The one whose end has the higher likelihood."""
+    return other if one.steps.rise(one.state, other.state.u) > 0 else one
 
 
 class _Density(NamedTuple):
@@ -208,10 +240,19 @@ class _Steps:
 
     # Iterations -----------------------------------------------------------------------------------------------
 
-    def start(self) -> _State:
-        """The start of an optimiser, chains near zero, warmed up."""
-        u = positions(self.target, 1, self.seed, self.options.init, self.locals.layout)[0]
+    def start(self, u: Any) -> _State:
+        """At the vector u, chains near zero, warmed up."""
         return self._start(u, self.options.num_draws, _WARM_UP)
+
+    def rise(self, state: _State, end: Any) -> float:
+        """What the log likelihood gains from the state to the vector ``end``, by path sampling."""
+        step, total = (end - state.u) / _PIECES, 0.0
+        state = state._replace(num_draws=self.options.max_draws)
+        for i in range(_PIECES):
+            middle = state.u + (0.5 if i == 0 else 1.0) * step
+            state, draws = self._drawn(self._adapted(state._replace(u=middle), _WARM_UP))
+            total += float(np.mean(self._gains(middle + 0.5 * step, middle - 0.5 * step, draws)))
+        return total
 
     def _start(self, u: Any, num_draws: int, warm_up: int) -> _State:
         target, rng, xp = self.target, np.random.default_rng(self.seed), self.target.backend.xp
