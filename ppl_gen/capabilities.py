@@ -31,7 +31,8 @@ class ClosedFormEM(Starts, Protocol):
 
     * ``em_rows``: the arguments whose leading axis are rows, so that the engine may hand them over block by block;
     * ``em_summary(around, data, weights)``: a sum over rows that says all that ``em_statistics`` needs; it then gets
-      the summary as its ``data``, and None for ``weights`` (not where entries are missing);
+      the summary as its ``data``, and None for ``weights`` (not where entries are missing). It takes NumPy's arrays
+      as well as the backend's;
     * ``em_layout(data, weights)``: the data as ``em_statistics`` wants them, made once (not with ``em_rows``);
     * ``em_regularised``: the name of the option that ``em_update`` adds to variances by, None where it adds nothing:
       such a step is near the maximum, not at it, so that the history may fall without any precision being lost;

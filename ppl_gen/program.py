@@ -12,14 +12,11 @@ import numpy as np
 
 from ppl_gen import backends
 from ppl_gen.backends.protocol import Backend
+from ppl_gen.intake import DataError, as_array, check_finite, copied, is_finite
 from ppl_gen.missing import Missing, split
 from ppl_gen.surroundings import surroundings
 
 GUIDES = ("normal", "diagonal", "multivariate_normal", "low_rank", "delta", "laplace")
-
-
-class DataError(ValueError):
-    """Data that a program cannot be bound to."""
 
 
 class Program:
@@ -149,11 +146,12 @@ class Bound:
     ):
         self.program, self.backend = program, backend
         self.host: dict[str, np.ndarray] = {}
+        self._gaps: list[str] = []
         self.networks: dict[str, Any] = {}
         self._args = tuple(self._slot(name, value) for name, value in args)
         self._kwargs = {name: self._slot(name, value) for name, value in kwargs.items()}
         self._setting, self._block_rows = setting, block_rows
-        self._place(tuple(n for n, x in self.host.items() if x.dtype.kind == "f" and _any(np.isnan, x)))
+        self._place(tuple(self._gaps))
 
     def _place(self, missing: tuple[str, ...]) -> None:
         """Put the arrays on the device."""
@@ -178,11 +176,14 @@ class Bound:
         return other
 
     def _slot(self, name: str, value: Any) -> Any:
-        array = as_array(name, value, missing=name in getattr(self.program.model, "missing", ()))
+        array = as_array(name, value)
         if array is None:
             return value
         # a copy: JAX may share memory with it, and the caller may write to theirs; files stay where they are
-        self.host[name] = array if isinstance(array, np.memmap) else np.array(array)
+        self.host[name], finite = (array, is_finite(array)) if isinstance(array, np.memmap) else copied(array)
+        if not finite:
+            check_finite(name, array, name in getattr(self.program.model, "missing", ()))
+            self._gaps.append(name)
         return _Slot(name)
 
     def on_device(self, name: str, x: np.ndarray) -> Any:
@@ -231,15 +232,6 @@ class Bound:
         return self.call(self.program.guide, arrays)
 
 
-_SCANNED = 2**22
-
-
-def _any(test: Callable[[np.ndarray], np.ndarray], x: np.ndarray) -> bool:
-    """Whether ``test`` holds anywhere, without an array as large as a file."""
-    step = max(1, _SCANNED * len(x) // max(x.size, 1)) if x.ndim else 1
-    return any(bool(test(x[i : i + step]).any()) for i in range(0, len(x), step)) if x.ndim else bool(test(x))
-
-
 def _hashable(value: Any) -> Any:
     """``value``, or what equals nothing else where it may change in place: then nothing compiled is shared."""
     try:
@@ -271,49 +263,3 @@ def _arguments(program: Program, data: Any) -> tuple[tuple, dict]:
 
 def _name(parameters: list[str], index: int) -> str:
     return parameters[index] if index < len(parameters) else f"argument {index}"
-
-
-def as_array(name: str, value: Any, missing: bool = False) -> np.ndarray | None:
-    """``value`` as a checked NumPy array, or None where it is not array-like (scalars, text, functions).
-
-    Args:
-        missing: NaN stands for what was not observed.
-
-    Raises:
-        DataError: empty, ragged, not numbers, NaN or infinite.
-    """
-    is_array = hasattr(value, "__array__") and not np.isscalar(value)
-    if not is_array and not (isinstance(value, list | tuple) and not isinstance(value, str)):
-        if isinstance(value, float) and not np.isfinite(value):
-            raise DataError(f"{name!r} is {value}: expected a finite number")
-        return None
-    try:
-        held = value.detach().cpu() if hasattr(value, "detach") else value
-        array = np.asanyarray(held) if isinstance(held, np.memmap) else np.asarray(held)
-    except (ValueError, TypeError) as error:
-        raise DataError(
-            f"{name!r} is not a rectangular array of numbers: {error} Give all rows the same length, or pad and "
-            "pg.mask them"
-        ) from None
-    if array.dtype.kind not in "bifu":
-        raise DataError(
-            f"{name!r} has dtype {array.dtype}: expected numbers; encode text and categories as integers, and leave "
-            "out columns that are neither"
-        )
-    if array.size == 0:
-        raise DataError(f"{name!r} is empty (shape {array.shape}): expected at least one entry")
-    _check_finite(name, array, missing)
-    return array
-
-
-def _check_finite(name: str, array: np.ndarray, missing: bool) -> None:
-    if array.dtype.kind != "f":
-        return
-    test = np.isinf if missing else lambda x: ~np.isfinite(x)
-    if _any(test, array):
-        bad = test(array)
-        where = tuple(int(i) for i in np.argwhere(bad)[0])
-        raise DataError(
-            f"{name!r} has {int(bad.sum())} entries that are NaN or infinite, the first at index {where}: expected "
-            "finite numbers; drop or impute these rows. A program of your own may also leave them out by pg.mask"
-        )

@@ -190,7 +190,10 @@ class Backend(Protocol):
     @property
     def scale(self) -> Callable[..., AbstractContextManager[Any]]: ...
 
-    # Arrays: to the device in the active precision, to the host, back with the bits unchanged.
+    # Arrays: to the device in the active precision, to the host, back with the bits unchanged; on_host() says whether
+    # the device is the CPU, so that NumPy does its work no slower.
+    @property
+    def on_host(self) -> Callable[[], bool]: ...
     @property
     def asarray(self) -> Callable[..., Array]: ...
     @property

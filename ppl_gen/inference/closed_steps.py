@@ -16,7 +16,8 @@ from ppl_gen.inference.starts import model_starts, prior_starts
 from ppl_gen.rows import Rows
 from ppl_gen.target import Target
 
-_SHORT = 4096
+SHORT = 4096  # rows up to which they are iterated on all at once
+_BYTES = 2**25  # of rows that are summed up together
 _ITERATIONS = 200  # that a run is thought to take
 
 
@@ -39,7 +40,7 @@ class ClosedSteps(Steps):
         self.target, self.model, self.shared = target, target.program.model, shared
         self.summarised = hasattr(self.model, "em_summary") and not target.bound.missing
         self.rows = Rows(target.bound, weights, block_rows) if target.bound.by_rows else None
-        self.weights = None if weights is None else target.backend.asarray(weights)
+        self.weights, self._on_rows = None if weights is None else target.backend.asarray(weights), weights
         self._data: Any = target.arrays
         self._around: Any = None
 
@@ -53,7 +54,7 @@ class ClosedSteps(Steps):
         params = target.backend.from_first_process(params) if self.shared else params
         self._around = {n: v[0] for n, v in params.items()}
         if self.summarised:
-            self._data = self._total("summary", self.model.em_summary, self._around)
+            self._data = self._summary()
         if hasattr(self.model, "em_layout"):
             arrange = target.compiled(("em", "layout"), lambda: target.backend.compile(self.model.em_layout))
             self._data = arrange(target.arrays, self.weights)
@@ -73,7 +74,7 @@ class ClosedSteps(Steps):
 
     def _is_long(self) -> bool:
         """Whether rows are better taken in blocks that fit a cache than all at once in one compiled loop."""
-        return self.target.bound.num_rows > _SHORT
+        return self.target.bound.num_rows > SHORT
 
     def _step(self, params: Any, fixed: Any, data: Any, weights: Any) -> tuple[Any, Any]:
         around = fixed if self.summarised else params
@@ -93,6 +94,24 @@ class ClosedSteps(Steps):
             report = {"value": value + vmap(self.model.em_penalty)(params), "log_likelihood": value}
         new = vmap(self.model.em_update, in_axes=(0, None if self.summarised else 0))(statistics, around)
         return new, report
+
+    def _summary(self) -> Any:
+        """What the model says of all rows; on a CPU by NumPy, where a product of a matrix with itself costs half."""
+        backend, bound = self.target.backend, self.target.bound
+        if not backend.on_host():
+            return self._total("summary", self.model.em_summary, self._around)
+        around = backend.to_numpy(self._around)
+        held = {n: bound.host[n] for n in self.model.em_rows if n in bound.host}
+        dtype = next(iter(around.values())).dtype
+        step = max(1, _BYTES * bound.num_rows // sum(x.size * dtype.itemsize for x in held.values()))
+        total: Any = None
+        for i in range(0, bound.num_rows, step):
+            rows = {n: np.asarray(x[i : i + step], dtype) for n, x in held.items()}
+            weights = None if self._on_rows is None else self._on_rows[i : i + step].astype(dtype)
+            part = {n: np.asarray(v, float) for n, v in self.model.em_summary(around, rows, weights).items()}
+            total = part if total is None else _sum(total, part)
+        found = {n: backend.asarray(v) for n, v in total.items()}
+        return backend.sum_over_processes(found) if self.shared else found
 
     # By blocks ------------------------------------------------------------------------------------------------
 
@@ -120,7 +139,7 @@ class ClosedSteps(Steps):
         parts = [(target.arrays, self.weights)] if self.rows is None else self.rows
 
         def build() -> Any:
-            calls = _ITERATIONS * max(len(parts), target.bound.num_rows // _SHORT)
+            calls = _ITERATIONS * max(len(parts), target.bound.num_rows // SHORT)
             return target.backend.sum_over_rows(of_rows, calls=calls), target.backend.compile(_sum)
 
         over_rows, add = target.compiled(("em", name, weighted), build)

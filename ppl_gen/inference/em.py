@@ -10,7 +10,7 @@ from ppl_gen.backends.protocol import UnsupportedError
 from ppl_gen.capabilities import ClosedFormEM
 from ppl_gen.expectation import Expectation
 from ppl_gen.inference.climbing import Climbing, check_rows, check_weights
-from ppl_gen.inference.closed_steps import ClosedSteps
+from ppl_gen.inference.closed_steps import SHORT, ClosedSteps
 from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.engine import Outcome, one_of, positive
 from ppl_gen.inference.maximum import OBJECTIVES
@@ -117,7 +117,7 @@ class EM(Climbing):
         return "log_penalised" if penalised else "log_likelihood"
 
     def rows_at_once(self, program: Program) -> int | None:
-        return self.block_rows if self._closed_model(program) else None
+        return min(self.block_rows, SHORT) if self._closed_model(program) else None
 
     def _shared(self, target: Target) -> bool:
         return self.processes and target.backend.num_processes() > 1

@@ -95,11 +95,14 @@ def expected(x: Any, centre: Any, r: Any, mean: Any, covariance: Any) -> dict[st
 
 
 def summary(x: Any, centre: Any, weights: Any) -> dict[str, Any]:
-    """Number of rows, and sums of y = x - centre (D,) and of y y^T (D, D): all that one Gaussian needs of them."""
+    """Number of rows, and sums of y = x - centre (D,) and of y y^T (D, D): all that one Gaussian needs of them.
+
+    Arrays are NumPy's or the backend's.
+    """
     y = x - centre
     wy = y if weights is None else y * weights[:, None]
-    n = xp.sum(xp.ones_like(y[:, 0]) if weights is None else weights)
-    return {"n": n, "first": xp.sum(wy, axis=0), "second": wy.T @ y}
+    n = (0.0 * y[:, 0] + 1.0 if weights is None else weights).sum()
+    return {"n": n, "first": wy.sum(0), "second": wy.T @ y}
 
 
 def of_summary(held: Mapping[str, Any], m: Any, w: Any, noise: Any) -> tuple[dict[str, Any], Any]:

@@ -6,7 +6,9 @@ import numpy as np
 from scipy.linalg import eigh
 from scipy.sparse.linalg import ArpackError, eigsh
 
-_BLOCK = 2**25  # bytes
+_BLOCK = 2**25  # bytes that are copied, or read from a file, at a time
+_ROWS = 2**17  # whose products are added up in their own precision
+_SEEN = 1000  # rows that tell whether a shift is needed
 _FAR = 10.0  # standard deviations
 
 
@@ -15,11 +17,12 @@ def covariance(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     x = x if x.dtype.kind == "f" else x.astype(float)
     n, d = x.shape
     step = max(1, _BLOCK // (d * x.itemsize))
-    sum_y, sum_yy, shift = np.zeros(d), np.zeros((d, d)), _shift(x[:step])
+    sum_y, sum_yy, shift = np.zeros(d), np.zeros((d, d)), _shift(x[: min(step, _SEEN)])
+    step = _ROWS if shift is None and not isinstance(x, np.memmap) else step
     for start in range(0, n, step):
         y = x[start : start + step]
         y = y if shift is None else y - shift
-        sum_y += y.sum(0)
+        sum_y += np.ones(len(y), y.dtype) @ y
         sum_yy += y.T @ y
     mean = sum_y / n
     return mean if shift is None else mean + shift, sum_yy / n - np.outer(mean, mean)

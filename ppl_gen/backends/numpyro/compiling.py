@@ -26,6 +26,11 @@ def to_numpy(tree: Any) -> Any:
     return jax.device_get(tree)
 
 
+def on_host() -> bool:
+    """Whether the active device is the CPU."""
+    return (jax.config.jax_default_device or jax.local_devices()[0]).platform == "cpu"
+
+
 def from_numpy(tree: Any) -> Any:
     """The same tree with arrays on the active device, bits unchanged."""
     return jax.tree.map(jnp.asarray, tree)
@@ -106,8 +111,7 @@ def sum_over_rows(f: Callable[..., Any], *, calls: int = 1) -> Callable[..., Any
     @jax.jit
     def total(args: tuple[Any, ...], rows: Any) -> Any:
         count = len(jax.tree.leaves(rows)[0])
-        device = jax.config.jax_default_device or jax.local_devices()[0]
-        lanes, size = (min(os.cpu_count() or 1, 8), _CPU_ROWS) if device.platform == "cpu" else (1, _GPU_ROWS)
+        lanes, size = (min(os.cpu_count() or 1, 8), _CPU_ROWS) if on_host() else (1, _GPU_ROWS)
         steps = count // (lanes * size)
         whole = steps * lanes * size
         rest = [f(*args, jax.tree.map(lambda x: x[whole:], rows))] if whole < count else []

@@ -65,6 +65,7 @@ class PyroBackend:
     map_draws = staticmethod(compiling.map_draws)
     noise = staticmethod(randomness.noise)
     key = staticmethod(randomness.key)
+    on_host = staticmethod(compiling.on_host)
     num_processes = staticmethod(processes.num_processes)
     sum_over_processes = staticmethod(processes.sum_over_processes)
     from_first_process = staticmethod(processes.from_first_process)

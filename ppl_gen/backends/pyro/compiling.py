@@ -53,6 +53,11 @@ def to_numpy(tree: Any) -> Any:
     return pytree.tree_map(lambda x: x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else x, tree)
 
 
+def on_host() -> bool:
+    """Whether the active device is the CPU."""
+    return torch.get_default_device().type == "cpu"
+
+
 def from_numpy(tree: Any) -> Any:
     """The same tree with tensors on the active device, bits unchanged."""
     return pytree.tree_map(lambda x: torch.from_numpy(np.array(x)).to(torch.get_default_device()), tree)
