@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -218,6 +218,15 @@ class Bound:
         names = [n for n in self.host if n in self.program.model.em_rows]
         for i in range(0, self.num_rows, block_rows):
             yield self._arguments({**self.host, **{n: np.array(self.host[n][i : i + block_rows]) for n in names}})
+
+    def part(self, names: Collection[str], rows: slice) -> Bound:
+        """The same program on some rows of the arguments ``names``."""
+        data = self._arguments({**self.host, **{n: np.array(self.host[n][rows]) for n in names}})
+        return self.program.bind(data, self.backend, self._setting)
+
+    def of(self, program: Program, block_rows: int | None) -> Bound:
+        """Another program of the same arguments on the same data."""
+        return program.bind(self.data, self.backend, self._setting, block_rows)
 
     def _arguments(self, arrays: Mapping[str, Any]) -> Any:
         args = tuple(self._fill(a, arrays) for a in self._args)

@@ -128,13 +128,21 @@ class Direct:
         to the edge as floating point can tell, where Q is the same. A scale of 0 is NaN: Q has no maximum, and
         the restart has broken down.
         """
+        return self.settled(xp, *self.sums(xp, completed), old)
+
+    def sums(self, xp: Any, completed: list[Any]) -> tuple[Any, Any]:
+        """The weighted sums whose ratio gives the parameter, both of its shape."""
         factor, weight, site = completed[self.factor]
-        base, (sums, finish) = _base(site.distribution), _FAMILIES[self.family][self.argument]
-        numerator, denominator = sums(xp, _with_events(xp, factor, weight, site), site.value, base)
+        base, (sums, _) = base_of(site.distribution), _FAMILIES[self.family][self.argument]
+        numerator, denominator = sums(xp, with_events(xp, factor, weight, site), site.value, base)
         zeros = 0.0 * (numerator + denominator + getattr(base, self.argument))
-        top, bottom = (self._gathered(xp, x + zeros) for x in (numerator, denominator))
+        return self.gathered(xp, numerator + zeros), self.gathered(xp, denominator + zeros)
+
+    def settled(self, xp: Any, top: Any, bottom: Any, old: Any) -> Any:
+        """The parameter of these sums; see :meth:`update`."""
         ratio = top / xp.where(bottom > 0, bottom, 1.0)
-        return xp.where((bottom > 0) & xp.isfinite(ratio), self._inside(xp, finish(xp, ratio)), old)
+        new = self._inside(xp, _FAMILIES[self.family][self.argument][1](xp, ratio))
+        return xp.where((bottom > 0) & xp.isfinite(ratio), new, old)
 
     def _inside(self, xp: Any, new: Any) -> Any:
         if self.argument == "loc" or self.argument in _MATRICES:
@@ -169,7 +177,8 @@ class Direct:
         side = np.tril(np.full((d, d), 0.5), -1)
         return [(_NEAR, 0.0), (_FAR, -side if self.argument == "scale_tril" else side + side.T)]
 
-    def _gathered(self, xp: Any, x: Any) -> Any:
+    def gathered(self, xp: Any, x: Any) -> Any:
+        """The sum of x over all dimensions that the parameter does not lie along, in the parameter's shape."""
         kept = [d for d in self.axes if d is not None]
         gone = tuple(d for d in range(-len(x.shape), 0) if d not in kept)
         x = xp.sum(x, axis=gone) if gone else x
@@ -181,14 +190,14 @@ def _name(distribution: Any) -> str:
     return type(distribution).__name__.removesuffix("Probs").removesuffix("Logits")
 
 
-def _base(distribution: Any) -> Any:
+def base_of(distribution: Any) -> Any:
     """The distribution under what makes its dimensions events or expands it."""
     while hasattr(distribution, "base_dist") and _name(distribution) not in _FAMILIES:
         distribution = distribution.base_dist
     return distribution
 
 
-def _with_events(xp: Any, factor: Factor, weight: Any, site: Site) -> Any:
+def with_events(xp: Any, factor: Factor, weight: Any, site: Site) -> Any:
     """Weights that stand beside a site's values, or beside the probabilities of a chain's states."""
     if not factor.part:
         return weight.reshape((*weight.shape, *(1 for _ in range(site.event_dim))))
@@ -198,10 +207,10 @@ def _with_events(xp: Any, factor: Factor, weight: Any, site: Site) -> Any:
 
 def _family(distribution: Any, factor: Factor) -> str:
     """Its name on both backends, "" where it is not among those with a closed M-step."""
-    name = _name(_base(distribution))
+    name = _name(base_of(distribution))
     if factor.part:
         name = f"{name}, {factor.part}" if len(factor.variables) == _STATES[factor.part] else ""
-    return name if name in _FAMILIES and all(hasattr(_base(distribution), a) for a in _FAMILIES[name]) else ""
+    return name if name in _FAMILIES and all(hasattr(base_of(distribution), a) for a in _FAMILIES[name]) else ""
 
 
 def discover(expectation: Expectation, counted: Counted) -> list[Direct]:
@@ -240,7 +249,7 @@ class _Look:
         completed = self.expectation.weighted_factors(u, held, arrays, self.counted)
         self.families = [_family(site.distribution, f) for f, _, site in completed]
         arguments = [
-            {a: getattr(_base(site.distribution), a) for a in _FAMILIES.get(family, {})}
+            {a: getattr(base_of(site.distribution), a) for a in _FAMILIES.get(family, {})}
             for family, (_, _, site) in zip(self.families, completed, strict=True)
         ]
         return [f.tensor for f, _, _ in completed], arguments, self.expectation.constrain(u, arrays)

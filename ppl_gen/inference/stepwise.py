@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ppl_gen.backends.protocol import UnsupportedError
 from ppl_gen.capabilities import ClosedFormEM
 from ppl_gen.checks import ProgramError
 from ppl_gen.inference.climbing import check_rows, check_weights
 from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.engine import Engine, Outcome, positive
 from ppl_gen.inference.maximum import of_point
+from ppl_gen.inference.own_rows import by_rows
 from ppl_gen.inference.starts import check_model_init, model_starts
 from ppl_gen.program import Bound, DataError, Program
 from ppl_gen.rows import Rows
@@ -32,6 +32,7 @@ class Stepwise(Engine):
     The expected statistics s of a row follow s <- (1 - gamma_t) s + gamma_t s(batch), gamma_t = (t + delay)^-decay, and
     the params are updated from s after each batch. It sees more data in less time than ``em`` where there are many
     rows, at the price of noise that falls with gamma. The history is that of batches and does not rise at every step.
+    A declared program does, too, where its local latents are discrete and all of its params have a closed M-step.
 
     Attributes:
         num_steps: minibatches; ten times through the data where None.
@@ -47,7 +48,7 @@ class Stepwise(Engine):
     """
 
     name: ClassVar[str] = "stepwise"
-    needs: ClassVar[str] = "a model that brings the steps of its EM by rows"
+    needs: ClassVar[str] = "a model's own steps, or discrete latents of each datum and closed M-steps"
 
     num_steps: int | None = None
     batch_size: int = 512
@@ -69,16 +70,25 @@ class Stepwise(Engine):
         return self.batch_size
 
     def check(self, target: Target) -> None:
-        model = target.program.model
-        if not isinstance(model, ClosedFormEM) or not hasattr(model, "em_rows"):
-            raise UnsupportedError(
-                f"stepwise adds up the statistics of rows, which {target.program.name} does not bring: use engine='em' "
-                "on all rows, or 'svi' with a subsampled plate"
-            )
+        self._program(target)
         check_model_init(target, self.init)
         check_rows(target, check_weights(self.weights))
 
+    def _program(self, target: Target) -> Program:
+        """The program, if it brings its EM by rows; else with what is found of that.
+
+        Raises:
+            UnsupportedError: nothing is.
+        """
+        model = target.program.model
+        own = isinstance(model, ClosedFormEM) and hasattr(model, "em_rows")
+        return target.program if own else by_rows(target, self.name)
+
     def run(self, target: Target, driver: Driver, seed: int) -> Outcome:
+        program = self._program(target)
+        if program is not target.program:
+            target = Target(target.bound.of(program, self.batch_size))
+            check_rows(target, check_weights(self.weights))
         steps = _Steps(self, target, seed)
         state, report, _ = driver.run(
             steps.advance,
@@ -99,7 +109,8 @@ class Stepwise(Engine):
         params = {n: np.asarray(v)[best] for n, v in target.backend.to_numpy(state["params"]).items()}
         outcome = of_point(params, params)
         history = {"log_likelihood": report["row"][: steps.taken, best] * steps.rows_in_all}
-        attrs = {"e_step": "the model's", "m_step": "closed form", "log_likelihood": float(values[best])}
+        e_step = getattr(target.program.model, "e_step", "the model's")
+        attrs = {"e_step": e_step, "m_step": "closed form", "log_likelihood": float(values[best])}
         return replace(outcome, history=history, attrs=attrs)
 
 
