@@ -117,12 +117,18 @@ def _summary(first: dict[str, Any], timed: list[dict[str, Any]]) -> dict[str, An
 
 
 def keep(result: dict[str, Any], command: list[str]) -> Path:
-    """Write the results file of a run, with the command, machine and versions."""
+    """Write the results file of a run, with the command, machine and versions; beside it until all cases are there."""
     path = HERE / "results" / f"{result['benchmark']}.json"
     path.parent.mkdir(exist_ok=True)
+    partial, whole = path.with_suffix(".partial"), path
+    wanted = importlib.import_module(f"benchmarks.{result['benchmark']}").CASES
+    path = whole if set(result["cases"]) == set(wanted) else partial
     when = datetime.now(UTC).strftime("%Y-%m-%d")
     kept = {**result, "command": " ".join(command), "date": when, "machine": _machine(), "versions": _versions()}
     path.write_text(json.dumps(kept, indent=1) + "\n")
+    if path == partial:
+        return path
+    partial.unlink(missing_ok=True)
     draw = getattr(importlib.import_module(f"benchmarks.{result['benchmark']}"), "picture", None)
     if draw is not None:
         draw(kept, path.with_suffix(".png"))

@@ -14,12 +14,14 @@ It is summed out by the forward algorithm where other variables are by a sum.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ppl_gen.backends.protocol import Site, UnsupportedError
 from ppl_gen.chain_elimination import sum_chain
+from ppl_gen.winners import highest
 
 Dims = frozenset[int]
 
@@ -173,9 +175,12 @@ def _contract(xp: Any, group: Sequence[Factor], local: Dims, owners: Mapping[int
     chains = [v for v in gone if owners[v].time is not None]
     if chains:
         return _contract_chain(xp, group, gone, chains, owners, best)
-    over = xp.max if best else xp.logsumexp
-    total = over(_product(xp, group, scale), axis=tuple(sorted(gone)), keepdims=True)
+    total = _over(xp, best)(_product(xp, group, scale), axis=tuple(sorted(gone)), keepdims=True)
     return Factor(total, group[0].ordinal, variables - local, sites, scale)
+
+
+def _over(xp: Any, best: bool) -> Callable[..., Any]:
+    return functools.partial(highest, xp) if best else xp.logsumexp
 
 
 def _product(xp: Any, group: Sequence[Factor], scale: Any) -> Any:
@@ -199,7 +204,7 @@ def _contract_chain(
     first, links = (_product(xp, [f for f in group if f.part == part], scale) for part in ("first", "links"))
     steps = _product(xp, [f for f in group if not f.part], scale)
     others = tuple(sorted(gone - {state}))
-    steps = (xp.max if best else xp.logsumexp)(steps, axis=others, keepdims=True) if others else steps
+    steps = _over(xp, best)(steps, axis=others, keepdims=True) if others else steps
     total = sum_chain(xp, first, links, steps, state, owner.previous, owner.time, best)
     left = frozenset().union(*(f.variables for f in group)) - gone - {owner.previous}
     return Factor(total, group[0].ordinal - {owner.time}, left, sites, scale)

@@ -281,11 +281,11 @@ class Expectation:
         own = [self._indicator(n, d, owners[d], times[d]) for n, d in target.enumerated.items()]
         integrated = [] if self.group is None else [factors.pop()]
 
-        def log_marginal(tensors: list[Any]) -> Any:
+        def total(tensors: list[Any]) -> Any:
             replaced = [replace(f, tensor=t) for t, f in zip(tensors, [*own, *integrated], strict=True)]
             return sum(xp.sum(f.tensor) for f in eliminate(xp, [*factors, *replaced], alone, best))
 
-        weights = target.backend.value_and_grad(log_marginal)([f.tensor for f in [*own, *integrated]])[1]
+        weights = target.backend.value_and_grad(total)([f.tensor for f in [*own, *integrated]])[1]
         held = zip(target.enumerated.items(), weights, strict=False)
         return {n: self._probabilities(n, w, d, times[d]) for (n, d), w in held}, weights[-1] if integrated else None
 

@@ -24,9 +24,14 @@ def as_array(name: str, value: Any) -> np.ndarray | None:
     """
     is_array = hasattr(value, "__array__") and not np.isscalar(value)
     if not is_array and not (isinstance(value, list | tuple) and not isinstance(value, str)):
-        if isinstance(value, float) and not np.isfinite(value):
+        if isinstance(value, float | np.floating) and not np.isfinite(value):
             raise DataError(f"{name!r} is {value}: expected a finite number")
         return None
+    if isinstance(value, np.ma.MaskedArray):
+        raise DataError(
+            f"{name!r} is a masked array, whose mask no program sees: pass .filled(np.nan) to a model that takes "
+            "missing entries, or leave rows out; a program of your own may leave entries out by pg.mask"
+        )
     try:
         held = value.detach().cpu() if hasattr(value, "detach") else value
         array = np.asanyarray(held) if isinstance(held, np.memmap) else np.asarray(held)
@@ -81,6 +86,17 @@ def check_finite(name: str, array: np.ndarray, missing: bool) -> None:
             f"{name!r} has {int(bad.sum())} entries that are NaN or infinite, the first at index {where}: expected "
             "finite numbers; drop or impute these rows. A program of your own may also leave them out by pg.mask"
         )
+
+
+def check_range(name: str, array: np.ndarray) -> None:
+    """Nothing that single precision has no number for.
+
+    Raises:
+        DataError: a number too large.
+    """
+    most = float(np.finfo(np.float32).max)
+    if array.dtype.kind == "f" and array.dtype.itemsize > 4 and _any(lambda part: np.abs(part) > most, array):
+        raise DataError(f"{name!r} has numbers above {most:.1e}: use precision='float64', or scale the data")
 
 
 def _any(test: Callable[[np.ndarray], np.ndarray], x: np.ndarray) -> bool:

@@ -7,6 +7,7 @@ structurally zero and where factors differ by any amount, and for batches along 
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from ppl_gen import markov_blocks, markov_logs
 from ppl_gen.markov_layout import Chains, block_length, cut, join
 from ppl_gen.markov_logs import LOG_ZERO
 from ppl_gen.markov_paths import simulate, viterbi
+from ppl_gen.winners import highest
 
 __all__ = ["forward_backward", "log_marginal", "log_maximum", "simulate", "viterbi"]
 
@@ -38,11 +40,11 @@ def log_marginal(xp: Any, log_initial: Any, log_transition: Any, log_emission: A
 
 
 def log_maximum(xp: Any, log_initial: Any, log_transition: Any, log_emission: Any) -> Any:
-    """The logarithm of the most probable path's term (...); its derivatives by ``log_emission`` say which path that is.
+    """The logarithm of the most probable path's term (...); its derivatives by ``log_emission`` are 1 along that path.
 
     Arguments as for :func:`log_marginal`. :func:`viterbi` is faster, where all chains have the same transitions.
     """
-    return _halved(xp, *_aligned(xp, log_initial, log_transition, log_emission), xp.max)
+    return _halved(xp, *_aligned(xp, log_initial, log_transition, log_emission), functools.partial(highest, xp))
 
 
 def forward_backward(xp: Any, log_initial: Any, log_transition: Any, log_emission: Any) -> tuple[Any, Any, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ppl_gen import backends
 from ppl_gen.backends.protocol import Backend
-from ppl_gen.intake import DataError, as_array, check_finite, copied, is_finite
+from ppl_gen.intake import DataError, as_array, check_finite, check_range, copied, is_finite
 from ppl_gen.missing import Missing, split
 from ppl_gen.surroundings import surroundings
 
@@ -144,13 +144,13 @@ class Bound:
         setting: tuple,
         block_rows: int | None = None,
     ):
-        self.program, self.backend = program, backend
+        self.program, self.backend, self._setting = program, backend, setting
         self.host: dict[str, np.ndarray] = {}
         self._gaps: list[str] = []
         self.networks: dict[str, Any] = {}
         self._args = tuple(self._slot(name, value) for name, value in args)
         self._kwargs = {name: self._slot(name, value) for name, value in kwargs.items()}
-        self._setting, self._block_rows = setting, block_rows
+        self._block_rows = block_rows
         self._place(tuple(self._gaps))
 
     def _place(self, missing: tuple[str, ...]) -> None:
@@ -181,6 +181,8 @@ class Bound:
             return value
         # a copy: JAX may share memory with it, and the caller may write to theirs; files stay where they are
         self.host[name], finite = (array, is_finite(array)) if isinstance(array, np.memmap) else copied(array)
+        if self._setting[:1] == ("float32",):
+            check_range(name, array)
         if not finite:
             check_finite(name, array, name in getattr(self.program.model, "missing", ()))
             self._gaps.append(name)

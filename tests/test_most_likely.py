@@ -94,6 +94,56 @@ def test_models_that_bring_their_latents(backend):
     np.testing.assert_array_equal(np.ravel(run.most_likely()["z"]), paths[joint.argmax()])
 
 
+@pg.program
+def noisy_or(y):
+    """Two causes that stand in for each other: values that are as probable are tied in every row."""
+    p = pg.param("p", 0.3, constraint=dist.constraints.unit_interval)
+    with pg.plate("row", len(y)):
+        a = pg.sample("a", dist.Bernoulli(probs=p))
+        c = pg.sample("c", dist.Bernoulli(probs=p))
+        pg.sample("y", dist.Bernoulli(probs=1.0 - (1.0 - 1.0 * a) * (1.0 - 1.0 * c)), obs=y)
+
+
+@pg.program
+def alternating(y):
+    """A chain that changes at every step, of which nothing is seen: two paths are as probable."""
+    scale = pg.param("scale", 1.0, constraint=dist.constraints.positive)
+    z = pg.sample("z", dist.MarkovChain(xp.array([0.5, 0.5]), xp.array([[0.0, 1.0], [1.0, 0.0]]), len(y)))
+    with pg.plate("time", len(y)):
+        pg.sample("y", dist.Normal(0.0 * z, scale), obs=y)
+
+
+@pg.program
+def one_for_all(y):
+    """A latent that all rows share, and one of each."""
+    scale = pg.param("scale", 1.0, constraint=dist.constraints.positive)
+    k = pg.sample("k", dist.Bernoulli(probs=0.5))
+    with pg.plate("row", len(y)):
+        z = pg.sample("z", dist.Bernoulli(probs=0.3))
+        pg.sample("y", dist.Normal(2.0 * k + 5.0 * z, scale), obs=y)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.filterwarnings("ignore:em stopped")
+def test_ties_are_broken_together(backend):
+    options = {"num_restarts": 1, "num_steps": 2, "progress": False}
+    y = (np.random.default_rng(0).random(60) < 0.4).astype(int)
+    held = pg.infer(noisy_or, y, "em", backend, **options).most_likely()
+    np.testing.assert_array_equal(held["a"] | held["c"], y)
+    z = pg.infer(alternating, np.ones(7), "em", backend, **options).most_likely()["z"]
+    assert (np.diff(z) != 0).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.filterwarnings("ignore:em stopped")
+def test_a_latent_of_all_rows(backend):
+    y = np.array([2.1, 7.2, 1.9, 2.4])
+    run = pg.infer(one_for_all, y, "em", backend, num_restarts=1, num_steps=2, progress=False)
+    held = run.most_likely()
+    assert held["k"] == 1
+    np.testing.assert_array_equal(held["z"], [0, 1, 0, 0])
+
+
 def test_what_has_no_such_values_says_so():
     x = np.random.default_rng(0).normal(size=(50, 2))
     run = pg.infer(pg.models.ProbabilisticPCA(1), x, "em", "numpyro", progress=False)

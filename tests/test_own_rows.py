@@ -160,3 +160,19 @@ def test_refusals(program, says, backend):
     x = np.resize(ROWS["x"][:, 0], 600)
     with pytest.raises(pg.UnsupportedError, match=says):
         pg.infer(program, x, "stepwise", backend, progress=False)
+
+
+@pg.program
+def square(x, sd):
+    loc = pg.param("loc", xp.array([-1.0, 1.0]))
+    with pg.plate("row", len(x)):
+        z = pg.sample("z", dist.Categorical(probs=xp.array([0.4, 0.6])))
+        pg.sample("x", dist.Normal(loc[z][..., None] + xp.zeros(x.shape[1]), sd).to_event(1), obs=x)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_argument_as_long_as_the_rows_is_named(backend):
+    with pytest.raises(pg.UnsupportedError, match="'x', 'sd' are taken to hold"):
+        pg.infer(square, {"x": ROWS["x"][:20].reshape(-1)[:36].reshape(6, 6), "sd": np.ones(6)}, "stepwise", backend)
+    with pytest.raises(pg.UnsupportedError, match="1 rows alone"):
+        pg.infer(known_noise, {"x": np.ones(1), "noise": np.ones(1)}, "stepwise", backend)

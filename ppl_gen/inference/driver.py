@@ -10,6 +10,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 Report = dict[str, np.ndarray]
+ENDLESS = 10**9  # steps of a run that ends when its data do
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ class Driver:
         size = _chunk(num_steps, chunk)
         kept: list[Report] = []
         reason, done = None, 0
-        with tqdm(total=num_steps, desc=label, delay=2.0, disable=not self.progress, leave=False) as bar:
+        total = num_steps if num_steps < ENDLESS else None
+        with tqdm(total=total, desc=label, delay=2.0, disable=not self.progress, leave=False) as bar:
             while done < num_steps and reason is None:
                 count = min(size, num_steps - done)
                 before = state

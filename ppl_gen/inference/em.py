@@ -117,6 +117,7 @@ class EM(Climbing):
         return "log_penalised" if penalised else "log_likelihood"
 
     def rows_at_once(self, program: Program) -> int | None:
+        # the program itself runs on the first rows only; its steps go through all of them by ``block_rows``
         return min(self.block_rows, SHORT) if self._closed_model(program) else None
 
     def _shared(self, target: Target) -> bool:

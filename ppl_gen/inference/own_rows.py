@@ -63,7 +63,7 @@ class OwnRows:
     e_step = "enumeration"
 
     def __init__(self, target: Target, engine: str):
-        self._model, self._engine, name = target.program.model, engine, target.program.name
+        self._model, name = target.program.model, target.program.name
         self.__signature__, self.__doc__ = inspect.signature(self._model), target.program.__doc__
         target.require_enumeration(engine)
         self.em_rows = _rows(target, engine)
@@ -120,7 +120,7 @@ class OwnRows:
 
     def _require_sums(self) -> None:
         """Statistics of two halves of some rows add up to those of all of them."""
-        room, n = self.target.backend, min(_TRIED, self._count(self.target)) // 2 * 2
+        room, n = self.target.backend, min(_TRIED, self._count(self.target))
         drawn = self.starts({}, 1, np.random.default_rng(0))
         at = {name: room.asarray(v[0]) for name, v in drawn.items()}
 
@@ -129,11 +129,20 @@ class OwnRows:
             found, value = room.to_numpy(self.em_statistics(at, at, arrays, None))
             return {**found, "value": value}
 
-        whole, one, other = (looked_at(slice(*span)) for span in ((0, n), (0, n // 2), (n // 2, n)))
+        if n < 2:
+            raise UnsupportedError(f"{self._say} has {n} rows alone: use engine='em'")
+        try:
+            whole, one, other = (looked_at(slice(*span)) for span in ((0, n), (0, n // 2), (n // 2, n)))
+        except (ValueError, TypeError, RuntimeError, IndexError) as error:
+            taken = ", ".join(map(repr, self.em_rows))
+            raise UnsupportedError(
+                f"{self._say} cannot run on some of its rows alone, which {taken} are taken to hold, being as long as "
+                f"the plate ({error}): give an argument that holds no rows another form, or use engine='em'"
+            ) from None
         eps = float(np.finfo(np.asarray(whole["value"]).dtype).eps)
         for name, x in whole.items():
             size = np.abs(one[name]) + np.abs(other[name]) + 1.0
-            if not (np.abs(x - one[name] - other[name]) <= 1e4 * eps * n * size).all():
+            if not (np.abs(x - one[name] - other[name]) <= 100 * eps * np.sqrt(n) * size).all():
                 raise UnsupportedError(
                     f"{self._say} has none that add up: something is shared by the rows beside its params, such as a "
                     "latent or a factor outside of their plate; use engine='em'"

@@ -11,7 +11,7 @@ import numpy as np
 from ppl_gen.capabilities import ClosedFormEM
 from ppl_gen.checks import ProgramError
 from ppl_gen.inference.climbing import check_rows, check_weights
-from ppl_gen.inference.driver import Driver
+from ppl_gen.inference.driver import ENDLESS, Driver
 from ppl_gen.inference.engine import Engine, Outcome, positive
 from ppl_gen.inference.maximum import of_point
 from ppl_gen.inference.own_rows import by_rows
@@ -123,7 +123,7 @@ class _Steps:
         self.rows_in_all = target.bound.num_rows
         self.size = min(engine.batch_size, self.rows_in_all)
         per_epoch = -(-self.rows_in_all // self.size)
-        self.num_steps = engine.num_steps or (10**9 if engine.stream is not None else _EPOCHS * per_epoch)
+        self.num_steps = engine.num_steps or (ENDLESS if engine.stream is not None else _EPOCHS * per_epoch)
         self.taken, self.ended, self.weights = 0, False, check_weights(engine.weights)
         self._batches = self._stream() if engine.stream is not None else self._epochs()
         backend = target.backend

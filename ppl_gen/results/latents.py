@@ -43,7 +43,6 @@ def exactly(target: Target, posterior: Draws, params: Draws) -> dict[str, np.nda
     return {n: x.mean(0) + _between(found.get(n.removesuffix("_cov")), x) for n, x in found.items()}
 
 
-
 def most_likely(target: Target, posterior: Draws, params: Draws) -> dict[str, np.ndarray]:
     """The jointly most probable discrete latents at a point; see :meth:`Run.most_likely`.
 
@@ -54,7 +53,7 @@ def most_likely(target: Target, posterior: Draws, params: Draws) -> dict[str, np
     own = getattr(model, "most_likely", None)
     discrete, single = own is not None or bool(target.discrete), all(len(v) == 1 for v in values.values())
     if not discrete or not single:
-        but = "the run holds many draws: use run.latent, or engine='em'" if discrete else "it has none"
+        but = "the run holds many draws: use run.latent" if discrete else "it has none"
         raise UnsupportedError(
             f"most_likely gives the discrete latents of {target.program.name} that are most probable together at a "
             f"point estimate, and {but}"
@@ -127,3 +126,8 @@ def _between(means: np.ndarray | None, covariances: np.ndarray) -> Any:
     flat = means.reshape(*covariances.shape[:-1])
     off = flat - flat.mean(0)
     return np.einsum("s...i,s...j->...ij", off, off) / len(off)
+
+
+def joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """What blocks of rows gave, as of all rows."""
+    return parts[0] if len(parts) == 1 else {n: np.concatenate([p[n] for p in parts]) for n in parts[0]}

@@ -225,7 +225,7 @@ class Run:
         if data is None and self._locals():
             return self._of_fitted_rows()
         parts = self._by_rows(self._of_rows, data)
-        return parts[0] if len(parts) == 1 else {n: np.concatenate([p[n] for p in parts]) for n in parts[0]}
+        return latents.joined(parts)
 
     def most_likely(self, data: Any = None) -> dict[str, np.ndarray]:
         """The discrete latents of the data that are most probable together, at a point: of a chain its Viterbi path.
@@ -234,13 +234,13 @@ class Run:
             data: as in ``infer``; the fitted ones where None.
 
         Returns:
-            name -> integers (rows,), after continuous latents of each datum have been integrated out.
+            name -> integers (*plates), of a chain (*plates, steps), continuous latents of each datum integrated out.
 
         Raises:
             UnsupportedError: no discrete latents, or a run that holds many draws of its parameters.
         """
         parts = self._by_rows(lambda t: latents.most_likely(t, self._without_locals(), self.params), data)
-        return {n: np.concatenate([p[n] for p in parts]) for n in parts[0]}
+        return latents.joined(parts)
 
     def _of_fitted_rows(self) -> dict[str, np.ndarray]:
         """From the draws of their latents, which the run holds; with probabilities of discrete ones."""
