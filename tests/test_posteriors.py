@@ -1,4 +1,4 @@
-"""NUTS and MALA on the eight posteriors of posteriordb, held to the acceptance rule of the data's README."""
+"""NUTS, MALA and ChEES-HMC on the eight posteriors of posteriordb, held to the acceptance rule of the data's README."""
 
 from __future__ import annotations
 
@@ -70,3 +70,17 @@ def test_nuts_on_pyro(name, data_dir):
 @pytest.mark.parametrize("name", MALA)
 def test_mala_on_numpyro(name, data_dir):
     _check(name, data_dir, "mala", "numpyro", **MALA[name])
+
+
+# kidiq and sblrc have coefficients that are nearly collinear
+CHEES = {"kidiq": {"preconditioner": "dense"}, "sblrc": {"preconditioner": "dense", "num_warmup": 1000}}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in POSTERIORS])
+def test_chees_on_numpyro(name, data_dir):
+    _check(name, data_dir, "chees", "numpyro", **CHEES.get(name, {}))
+
+
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in POSTERIORS])
+def test_chees_on_pyro(name, data_dir):
+    _check(name, data_dir, "chees", "pyro", **CHEES.get(name, {}))

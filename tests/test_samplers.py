@@ -69,6 +69,7 @@ OPTIONS = {
     # A quarter of a period of the whitened Gaussian; the default 2 pi is a whole one, and brings chains back.
     "hmc": {"num_warmup": 300, "num_samples": 2000, "num_chains": 2, "trajectory_length": 1.5},
     "mala": {},
+    "chees": {},
 }
 
 

@@ -50,21 +50,21 @@ def propose(xp: Any, target: Density, state: State, xi: Any) -> tuple[State, Any
     that S is never inverted (Roberts & Tweedie 1996; Titsias 2023 for the preconditioned form).
     """
     h = state.step_size
-    drift = _transposed(state.scale, state.gradient)
-    position = state.position + h * _times(state.scale, xi + 0.5 * h * drift)
+    drift = transposed(state.scale, state.gradient)
+    position = state.position + h * times(state.scale, xi + 0.5 * h * drift)
     log_density, gradient = target.log_density_and_grad(position)
-    back = xi + 0.5 * h * (drift + _transposed(state.scale, gradient))
+    back = xi + 0.5 * h * (drift + transposed(state.scale, gradient))
     log_ratio = log_density - state.log_density + 0.5 * xp.sum(xi * xi - back * back, axis=-1)
     log_ratio = xp.where(xp.isnan(log_ratio), -xp.inf, log_ratio)
     return State(position, log_density, gradient, h, state.scale), log_ratio
 
 
-def _times(scale: Any, v: Any) -> Any:
+def times(scale: Any, v: Any) -> Any:
     """S v for each row of v."""
     return v @ scale.T if scale.ndim == 2 else v * scale
 
 
-def _transposed(scale: Any, v: Any) -> Any:
+def transposed(scale: Any, v: Any) -> Any:
     """S^T v for each row of v."""
     return v @ scale if scale.ndim == 2 else v * scale
 

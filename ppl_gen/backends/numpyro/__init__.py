@@ -53,6 +53,7 @@ class NumPyroBackend:
     vmap = staticmethod(sparing(jax.vmap, jax.tree.leaves, jax.tree.map))
     compile = staticmethod(compiling.compile)
     scan = staticmethod(compiling.scan)
+    scan_loops = staticmethod(compiling.scan_loops)
     sum_over_rows = staticmethod(compiling.sum_over_rows)
     compilations = staticmethod(compiling.compilations)
     map_draws = staticmethod(compiling.map_draws)

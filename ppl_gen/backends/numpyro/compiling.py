@@ -82,6 +82,23 @@ def scan(step: Callable[..., Any], *, calls: int = 1) -> Callable[..., Any]:
     return advance
 
 
+def scan_loops(
+    begin: Callable[..., Any], repeat: Callable[..., Any], end: Callable[..., Any], *, calls: int = 1
+) -> Callable[..., Any]:
+    """``advance(state, inputs, *constants)`` as of :func:`scan`, for a step with a loop inside.
+
+    ``begin(state, row, *constants) -> (carry, count)``, then so many times ``repeat(carry, *constants) -> carry``, then
+    ``end(carry, row, *constants) -> (state, report)``.
+    """
+
+    def step(state: Any, row: Any, *constants: Any) -> tuple[Any, Any]:
+        carry, count = begin(state, row, *constants)
+        carry = jax.lax.fori_loop(0, count, lambda _, c: repeat(c, *constants), carry)
+        return end(carry, row, *constants)
+
+    return scan(step, calls=calls)
+
+
 def map_draws(f: Callable[..., Any], *, random: bool = False, batch_size: int = 256) -> Callable[..., Any]:
     """``mapped(draws, seed, *constants)``: ``f(draw, key, *constants)`` over the leading axis, batch by batch.
 

@@ -60,6 +60,7 @@ class PyroBackend:
     vmap = staticmethod(sparing(_vmap, pytree.tree_leaves, pytree.tree_map))
     compile = staticmethod(compiling.compile)
     scan = staticmethod(compiling.scan)
+    scan_loops = staticmethod(compiling.scan_loops)
     sum_over_rows = staticmethod(compiling.sum_over_rows)
     compilations = staticmethod(compiling.compilations)
     map_draws = staticmethod(compiling.map_draws)

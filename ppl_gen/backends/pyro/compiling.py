@@ -32,6 +32,8 @@ _SECONDS_TO_COMPILE, _SECONDS_TO_COMPILE_NODE = 6.0, 8e-3
 
 _NO_STACKS = SimpleNamespace(extract_stack=list, format_list=traceback.format_list)
 
+_REPEATS = 10  # of an inner loop in a step, of the order of
+
 # The generator's own stream, as without compilation; no threads for loops so short that starting them costs more.
 _INDUCTOR = {"fallback_random": True, "cpp.min_chunk_size": 16384}
 
@@ -188,7 +190,30 @@ def scan(step: Callable[..., Any], *, calls: int = 1) -> Callable[..., Any]:
     Returns:
         the last state, and what the steps reported, stacked along a new leading axis.
     """
-    run = compile(step, calls=calls)
+    return _over_rows(compile(step, calls=calls))
+
+
+def scan_loops(
+    begin: Callable[..., Any], repeat: Callable[..., Any], end: Callable[..., Any], *, calls: int = 1
+) -> Callable[..., Any]:
+    """``advance(state, inputs, *constants)`` as of :func:`scan`, for a step with a loop inside.
+
+    ``begin(state, row, *constants) -> (carry, count)``, then so many times ``repeat(carry, *constants) -> carry``, then
+    ``end(carry, row, *constants) -> (state, report)``.
+    """
+    begin, repeat, end = compile(begin, calls=calls), compile(repeat, calls=_REPEATS * calls), compile(end, calls=calls)
+
+    def step(state: Any, row: Any, *constants: Any) -> tuple[Any, Any]:
+        carry, count = begin(state, row, *constants)
+        for _ in range(int(count)):
+            carry = repeat(carry, *constants)
+        return end(carry, row, *constants)
+
+    return _over_rows(step)
+
+
+def _over_rows(run: Callable[..., Any]) -> Callable[..., Any]:
+    """``run`` once for each row of inputs."""
 
     def advance(state: Any, inputs: Any, *constants: Any) -> tuple[Any, Any]:
         leaves, spec = pytree.tree_flatten(inputs)

@@ -1,0 +1,167 @@
+"""ChEES-HMC: the laws of its kernel, and of what it adapts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import ppl_gen as pg
+from ppl_gen.inference import chees, trajectory
+from ppl_gen.target import Target
+from tests.test_samplers import BACKENDS, DATA, SCALES, Banana, Gumbel, conjugate
+
+
+def _state(room, density, position, step_size, length, scale):
+    position = room.asarray(position)
+    number = room.xp.zeros(())
+    return chees.State(
+        position, *density.log_density_and_grad(position), number + step_size, number + length, room.asarray(scale)
+    )
+
+
+def _steps(room, density, path, count):
+    for _ in range(count):
+        path = chees.leapfrog(room.xp, density, path)
+    return path
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", SCALES)
+def test_leapfrog_goes_back_and_keeps_the_energy_to_second_order(kind, backend):
+    rng = np.random.default_rng(0)
+    x, p = rng.normal(size=(40, 2)), rng.normal(size=(40, 2))
+    with pg.on(backend) as room:
+        density, errors = Banana(room.xp), []
+        for h, count in ((0.02, 25), (0.01, 50)):
+            state = _state(room, density, x, h, 1.0, SCALES[kind])
+            path = _steps(room, density, chees.Path(state, state, room.asarray(p), room.asarray(p), count), count)
+            energy = 0.5 * path.momentum**2
+            now = room.to_numpy(path.now.log_density), room.to_numpy(energy).sum(1)
+            errors.append(np.abs(now[1] - now[0] - 0.5 * (p**2).sum(1) + room.to_numpy(state.log_density)))
+            back = _steps(room, density, path._replace(momentum=-path.momentum), count)
+            np.testing.assert_allclose(room.to_numpy(back.now.position), x, atol=1e-12)
+            np.testing.assert_allclose(room.to_numpy(back.momentum), -p, atol=1e-12)
+    assert np.median(errors[1] / errors[0]) == pytest.approx(0.25, rel=0.02)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_transition_is_reversible(backend):
+    """As many chains go from bin i to bin j as back, when started in equilibrium; a false alarm has chance 1e-5."""
+    rng, count = np.random.default_rng(1), 200_000
+    x = rng.gumbel(size=(count, 1))
+    with pg.on(backend) as room:
+        density = Gumbel(room.xp)
+        state = _state(room, density, x, 1.2, 3.0, np.array([1.2]))
+        noise = {"normal": rng.normal(size=(count, 1)), "uniform": rng.random(count), "jitter": np.array(0.7)}
+        noise = {name: room.asarray(v) for name, v in noise.items()}
+        path, steps = chees.begin(room.xp, state, noise, 100)
+        assert int(steps) == 2  # 0.7 of 3 in steps of 1.2
+        moved, info = chees.end(room.xp, _steps(room, density, path, 2), noise)
+        new, rate = np.asarray(room.to_numpy(moved.position)), np.asarray(room.to_numpy(info.acceptance_rate))
+    assert 0.5 < rate.mean() < 0.95  # the test could tell
+    edges = stats.gumbel_r.ppf([0.1, 0.25, 0.5, 0.75, 0.9])
+    flow = np.zeros((6, 6))
+    np.add.at(flow, (np.searchsorted(edges, x[:, 0]), np.searchsorted(edges, new[:, 0])), 1)
+    i, j = np.triu_indices(6, 1)
+    enough = flow[i, j] + flow[j, i] >= 10
+    there, back = flow[i, j][enough], flow[j, i][enough]
+    assert stats.chi2.sf(((there - back) ** 2 / (there + back)).sum(), enough.sum()) > 1e-5
+
+
+def test_both_backends_take_the_same_trajectories():
+    """Warm-up too, through the compiled loops; 20 transitions of contracting chains do not amplify rounding."""
+    rng, found, num_steps = np.random.default_rng(2), [], 20
+    start = 0.5 * rng.normal(size=(8, 7))
+    noise = {
+        "normal": rng.normal(size=(num_steps, 8, 7)),
+        "uniform": rng.random((num_steps, 8)),
+        "jitter": trajectory.halton(0, num_steps),
+    }
+    engine = chees.ChEES(num_chains=8, preconditioner="dense")
+    for backend in BACKENDS:
+        with pg.on(backend) as room:
+            target = Target(conjugate.bind(DATA, room))
+            state = engine.init_state(target, room.asarray(start))
+            held = {name: room.asarray(v) for name, v in noise.items()}
+            both = state, engine._untaught(target, 0.1, 0.3)
+            (state, learned), warm = engine._warming(target)(both, held, target.arrays)
+            _, report = engine._drawing(target)(state, held, target.arrays)
+            found.append(room.to_numpy((learned, warm, report)))
+    for a, b in zip(_leaves(found[0]), _leaves(found[1]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-8)
+    assert len(np.unique(found[0][2]["n_steps"])) > 1 and found[0][2]["acceptance_rate"].min() < 1
+
+
+def _leaves(tree):
+    if isinstance(tree, dict):
+        return [x for name in sorted(tree) for x in _leaves(tree[name])]
+    return [x for part in tree for x in _leaves(part)] if isinstance(tree, tuple | list) else [np.asarray(tree)]
+
+
+# The length of trajectories -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_slope_is_that_of_the_criterion(backend):
+    """Exact paths on Gaussians, in pairs of opposite ones: against a difference of (|y'|^2 - |y|^2)^2 / 4."""
+    rng, sd, length, fraction = np.random.default_rng(3), np.array([1.0, 3.0]), 1.3, 0.7
+    y, p = sd * rng.normal(size=(2000, 2)), rng.normal(size=(2000, 2))
+    y, p = np.concatenate([y, -y]), np.concatenate([p, -p])
+
+    def at(length):
+        t = fraction * length / sd
+        return y * np.cos(t) + p * sd * np.sin(t), -y / sd * np.sin(t) + p * np.cos(t)
+
+    def criterion(length):
+        return np.mean(((at(length)[0] ** 2).sum(1) - (y**2).sum(1)) ** 2) / 4
+
+    with pg.on(backend) as room:
+        arrays = [room.asarray(v) for v in (y, *at(length), np.array(fraction), np.ones(len(y)))]
+        found = float(room.to_numpy(trajectory.slope(room.xp, *arrays)))
+    assert found == pytest.approx((criterion(length + 1e-5) - criterion(length - 1e-5)) / 2e-5, rel=1e-6)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_chains_that_are_lost_do_not_count(backend):
+    rng = np.random.default_rng(4)
+    y, after, p = (rng.normal(size=(6, 2)) for _ in range(3))
+    after[5], rate = np.inf, np.array([1.0, 0.5, 0.2, 0.9, 0.0, 0.0])
+    with pg.on(backend) as room:
+        arrays = [room.asarray(v) for v in (y, after, p, np.array(0.5), rate)]
+        assert np.isfinite(float(room.to_numpy(trajectory.slope(room.xp, *arrays))))
+
+
+def test_lengths_are_spread_evenly():
+    """The first numbers of the sequence as in the books, and 2^k of them one in each of 2^k equal parts, from 0 on."""
+    np.testing.assert_array_equal(trajectory.halton(0, 7), [1 / 2, 1 / 4, 3 / 4, 1 / 8, 5 / 8, 3 / 8, 7 / 8])
+    parts = trajectory.halton(0, 5), trajectory.halton(5, 9)
+    np.testing.assert_array_equal(np.concatenate(parts), trajectory.halton(0, 14))
+    assert len(np.unique((trajectory.halton(0, 63) * 64).astype(int))) == 63
+
+
+@pg.program
+def scales_apart(sd):
+    pg.sample("x", pg.dist.Normal(0.0, sd).to_event(1))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_scales_far_apart_are_learned(backend):
+    """Warm-up finds scales from 0.001 to 1,000; a few steps then do, and moments are right within 5 of their errors."""
+    sd = 10.0 ** np.arange(-3, 4)
+    run = pg.infer(scales_apart, {"sd": sd}, "chees", backend, seed=1, progress=False)
+    x = run.posterior["x"]
+    assert run.stats["n_steps"].mean() < 8
+    size = x.shape[0] * x.shape[1]
+    assert (pg.evaluation.ess(x) > size / 4).all()
+    assert (np.abs(x.mean((0, 1))) < 5 * pg.evaluation.mcse(x)).all()
+    assert (np.abs(x.std((0, 1)) - sd) < 5 * pg.evaluation.mcse(x, "sd")).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [({"num_chains": 1}, "at least 2"), ({"thinning": 501}, "thinning 501"), ({"max_steps": 0}, "max_steps")],
+)
+def test_options_are_checked(options, says):
+    with pytest.raises(ValueError, match=says):
+        chees.ChEES(**options)
