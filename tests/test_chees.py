@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 import ppl_gen as pg
-from ppl_gen.inference import chees, trajectory
+from ppl_gen.inference import adaptation, chees, trajectory
 from ppl_gen.target import Target
 from tests.test_samplers import BACKENDS, DATA, SCALES, Banana, Gumbel, conjugate
 
@@ -165,3 +165,32 @@ def test_scales_far_apart_are_learned(backend):
 def test_options_are_checked(options, says):
     with pytest.raises(ValueError, match=says):
         chees.ChEES(**options)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_the_preconditioner_of_a_gaussian_is_exact_from_draws_that_are_not_its_own(dense):
+    """Of gradients -P x, from draws of any spread: S S^T is the inverse of P, to the little that is shrunk."""
+    rng, dim = np.random.default_rng(5), 4
+    root = rng.normal(size=(dim, dim)) if dense else np.diag([0.01, 1.0, 30.0, 2.0])
+    precision = np.linalg.inv(root @ root.T)
+    mixing = np.diag([3.0, 0.2, 5.0, 1.0]) @ (rng.normal(size=(dim, dim)) if dense else np.eye(dim))
+    x = rng.normal(size=(20_000, dim)) @ mixing.T + 7.0
+    x = x if dense else (x - x.mean(0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(x.T))).T @ mixing.T  # no correlations
+    held = [adaptation.add_draws(np, adaptation.start_moments(np, dim, dense), v) for v in (x, -x @ precision)]
+    scale = adaptation.fisher_preconditioner(*held)
+    if dense:
+        assert (np.triu(scale, 1) == 0).all()
+        np.testing.assert_allclose(scale @ scale.T, root @ root.T, rtol=1e-4, atol=1e-4 * np.abs(root @ root.T).max())
+    else:
+        np.testing.assert_allclose(scale, np.diag(root), rtol=1e-6)
+
+
+def test_few_draws_and_a_flat_direction_give_a_preconditioner():
+    """No more draws than dimensions, no slope at all along one of them: positive and finite still."""
+    rng = np.random.default_rng(6)
+    x = rng.normal(size=(5, 8))
+    g = -x * (np.arange(8) > 0)
+    for dense in (False, True):
+        held = [adaptation.add_draws(np, adaptation.start_moments(np, 8, dense), v) for v in (x, g)]
+        scale = adaptation.fisher_preconditioner(*held)
+        assert np.isfinite(scale).all() and (np.diag(scale) if dense else scale).min() > 0

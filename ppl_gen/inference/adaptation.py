@@ -83,6 +83,36 @@ def preconditioner(moments: Moments) -> np.ndarray:
     return np.sqrt(covariance + 1e-3 * (1 - weight))
 
 
+def fisher_preconditioner(draws: Moments, gradients: Moments) -> np.ndarray:
+    """Standard deviations (dim,) or Cholesky factor (dim, dim) from draws and the gradients there, on the host.
+
+    Of all covariances S, that of least Fisher divergence between the target and a Gaussian: the geometric mean of the
+    draws' covariance and of the inverse of the gradients' (Seyboldt, Carlson & Carpenter 2025, "Preconditioning
+    Hamiltonian Monte Carlo by minimizing Fisher divergence"). On a Gaussian target that is exact for draws that are
+    spread anyhow, those of chains that have not come far included.
+    """
+    spread, slope = (_covariance(m) for m in (draws, gradients))
+    if spread.ndim == 1:
+        return (spread / slope) ** 0.25
+    values, vectors = np.linalg.eigh(slope)
+    root, inverse = ((vectors * values**power) @ vectors.T for power in (0.5, -0.5))
+    values, vectors = np.linalg.eigh(root @ spread @ root)
+    middle = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
+    return np.linalg.cholesky(inverse @ middle @ inverse)
+
+
+def _covariance(m: Moments) -> np.ndarray:
+    """Of pooled draws, variances or a matrix; shrunk a little towards its diagonal, and away from zero."""
+    count, m2 = float(m.count), np.asarray(m.m2, dtype=float)
+    covariance = m2 / max(count - 1.0, 1.0)
+    tiny = np.finfo(float).tiny ** 0.5
+    if m2.ndim == 1:
+        return np.maximum(covariance, tiny)
+    own = np.maximum(np.diag(covariance), tiny)
+    shrunk = min(0.5, 1e-12 + 0.1 * (len(own) / count) ** 3)  # of nearly as many draws as dimensions it must be much
+    return (1.0 - shrunk) * covariance + np.diag(shrunk * own)
+
+
 def windows(num_warmup: int) -> list[tuple[int, bool]]:
     """Warm-up in windows of (length, learns the preconditioner); lengths are multiples of 25 where they can be.
 

@@ -20,7 +20,7 @@ from ppl_gen.target import Density, Target
 _WARMUP_CHUNK, _CHUNK = 25, 100
 _START_STEP, _START_LENGTH = 0.1, math.pi / 2  # in units of standard deviations: a quarter of a Gaussian's period
 _DIVERGED = 1000.0  # energy error
-_LEAST_RATE = 1e-3  # of a chain in the harmonic mean, or one that is stuck would set the step of all
+_LEAST_RATE = 0.1  # of a chain in the harmonic mean, or one that is stuck would set the step of all
 
 
 class State(NamedTuple):
@@ -98,7 +98,8 @@ def end(xp: Any, path: Path, noise: Mapping[str, Any]) -> tuple[State, Info]:
 class _Learned(NamedTuple):
     step_size: StepSize
     length: Length
-    moments: Moments
+    draws: Moments
+    gradients: Moments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +116,7 @@ class ChEES(Engine):
         num_chains: run together, batched.
         thinning: every how many-th sample is kept.
         target_accept_prob: harmonic mean over chains that dual averaging steers the step size to.
-        preconditioner: "diagonal" or "dense", from the pooled warm-up draws; "identity" for none.
+        preconditioner: "diagonal" or "dense", from the pooled warm-up draws and their gradients; "identity" for none.
         max_steps: leapfrog steps of a transition at most.
         init: site -> starting value, constrained.
     """
@@ -127,7 +128,7 @@ class ChEES(Engine):
     num_samples: int = 500
     num_chains: int = 64
     thinning: int = 1
-    target_accept_prob: float = 0.651
+    target_accept_prob: float = 0.8
     preconditioner: str = "diagonal"
     max_steps: int = 1000
     init: Mapping[str, Any] | None = None
@@ -202,7 +203,7 @@ class ChEES(Engine):
     def _warm_up(self, target: Target, driver: Driver, seed: int, state: State) -> State:
         """In windows, as Stan's; after each that learns the preconditioner, step size and length begin anew."""
         xp, done = target.backend.xp, 0
-        learned, advance = self._untaught(target, _START_STEP, _START_STEP), self._warming(target)
+        learned, advance = self._untaught(target, _START_STEP, 1.0), self._warming(target)
         for window, learns in adaptation.windows(self.num_warmup):
 
             def chunk(both: Any, start: int, count: int, done: int = done) -> tuple[Any, Any]:
@@ -222,17 +223,16 @@ class ChEES(Engine):
         backend = target.backend
         if self.preconditioner == "identity":
             return state, learned
-        moments = Moments(*backend.to_numpy(tuple(learned.moments)))
-        state = state._replace(scale=backend.asarray(adaptation.preconditioner(moments)))
+        held = (Moments(*backend.to_numpy(tuple(m))) for m in (learned.draws, learned.gradients))
+        state = state._replace(scale=backend.asarray(adaptation.fisher_preconditioner(*held)))
         return state, self._untaught(target, 0.5, _START_LENGTH)
 
     def _untaught(self, target: Target, step_size: float, length: float) -> _Learned:
         """Adaptation that has seen no draws."""
         xp = target.backend.xp
+        none = adaptation.start_moments(xp, target.layout.dim, self.preconditioner == "dense")
         return _Learned(
-            adaptation.start_step_size(xp, step_size),
-            trajectory.start_length(xp, length),
-            adaptation.start_moments(xp, target.layout.dim, self.preconditioner == "dense"),
+            adaptation.start_step_size(xp, step_size), trajectory.start_length(xp, length), none, none
         )
 
     def _warming(self, target: Target) -> Any:
@@ -256,8 +256,9 @@ class ChEES(Engine):
             old, new = (_whitened(xp, x.position, state.scale) for x in (before, after))
             up = trajectory.slope(xp, old, new, path.momentum, noise["jitter"], rate)
             length = trajectory.adapt_length(xp, learned.length, up, state.step_size, most * state.step_size)
-            moments = adaptation.add_draws(xp, learned.moments, state.position)
-            return (state, _Learned(step_size, length, moments)), _reported(xp, state, info)
+            draws = adaptation.add_draws(xp, learned.draws, state.position)
+            gradients = adaptation.add_draws(xp, learned.gradients, state.gradient)
+            return (state, _Learned(step_size, length, draws, gradients)), _reported(xp, state, info)
 
         key = ("chees", "warming", goal, self.preconditioner, self.max_steps)
         return target.compiled(key, lambda: target.backend.scan_loops(start, repeat, finish, calls=self.num_warmup))
