@@ -14,6 +14,13 @@ class Starts(Protocol):
 
 
 @runtime_checkable
+class ChecksData(Protocol):
+    """A model that looks at its data on the host before its program runs; a DataError says what is wrong with them."""
+
+    def check_data(self, data: Mapping[str, Any]) -> None: ...
+
+
+@runtime_checkable
 class ClosedFormEM(Starts, Protocol):
     """A model that brings its expectation-maximisation in closed form, split so that rows of data add up.
 

@@ -151,6 +151,7 @@ class Bound:
         self._args = tuple(self._slot(name, value) for name, value in args)
         self._kwargs = {name: self._slot(name, value) for name, value in kwargs.items()}
         self._block_rows = block_rows
+        getattr(program.model, "check_data", lambda host: None)(self.host)
         self._place(tuple(self._gaps))
 
     def _place(self, missing: tuple[str, ...]) -> None:

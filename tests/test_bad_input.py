@@ -12,6 +12,7 @@ import pytest
 import ppl_gen as pg
 from ppl_gen import dist
 from ppl_gen.inference.driver import Driver
+from ppl_gen.models import LatentClass, NaiveBayes
 from tests.bad_programs import (
     GRID,
     X,
@@ -65,6 +66,10 @@ class Case:
 def case(name: str, run: Callable[[str], Any], error: type[Exception], *words: str) -> Case:
     """A case in which the backend makes no difference."""
     return Case(name, run, error, words)
+
+
+LABELS = np.resize([0, 1, 7], 6000)
+LONG = np.linspace(-1.0, 1.0, 6000)
 
 
 def both(name: str, run: Callable[[str], Any], error: type[Exception], *words: str) -> Case:
@@ -132,6 +137,9 @@ DATA = [
     ),
     case("text", fit(line, {"x": X, "y": ["a", "b"]}), pg.DataError, "'y'", "dtype <U1", "numbers", "encode"),
     case("objects", fit(line, {"x": X, "y": np.array([1, None])}), pg.DataError, "'y'", "object", "numbers"),
+    both("labels", fit(NaiveBayes(2), {"x": LONG[:, None], "y": LABELS}, "em"), pg.DataError, "0 to 1", "[0, 1, 7]"),
+    both("few labels", fit(NaiveBayes(2), {"x": X[:, None], "y": LABELS[:5]}, "em"), pg.DataError, "[0, 1, 7]"),
+    both("codes", fit(LatentClass(2, 3), LABELS[:5, None], "em"), pg.DataError, "from 0 to 2", "7]"),
     case("masked", fit(line, {"x": X, "y": np.ma.masked_array(Y, Y > 1)}), pg.DataError, "'y'", "masked", "filled"),
     case("huge", fit(line, {"x": X, "y": Y * 1e300}, precision="float32"), pg.DataError, "'y'", "3.4e+38", "float64"),
     case("a single NaN", fit(line, {"x": X, "y": np.float32("nan")}), pg.DataError, "'y'", "nan", "finite"),

@@ -89,18 +89,26 @@ class LatentClass:
         weights = _dirichlet.draws(np.full((num_starts, k), 10.0), 1, rng)[0]
         return {"weights": weights, "probs": 0.99 * probs + 0.01 / self.num_categories}
 
-    def _shares(self, x: Any) -> np.ndarray:
-        """Proportions of the categories of each item (num_items, C), smoothed."""
-        x = np.asarray(x)
-        _shape(x)
-        seen = x >= 0
-        codes = x[seen]
+    def check_data(self, data: Mapping[str, np.ndarray]) -> None:
+        """Codes that are 0, ..., C - 1, or -1 or NaN.
+
+        Raises:
+            DataError: others.
+        """
+        x = data.get("x", np.zeros(1))
+        codes = x[x >= 0]
         if (codes != codes.astype(int)).any() or codes.max(initial=0) >= self.num_categories or (x < -1).any():
             raise DataError(
                 f"x must hold whole numbers from 0 to {self.num_categories - 1}, or -1 or NaN for an item that was "
                 f"not answered; got {np.unique(codes)[-8:].tolist()}"
             )
-        if not codes.size:
+
+    def _shares(self, x: Any) -> np.ndarray:
+        """Proportions of the categories of each item (num_items, C), smoothed."""
+        x = np.asarray(x)
+        _shape(x)
+        seen = x >= 0
+        if not seen.any():
             raise DataError("x holds no answer at all: expected at least one code of 0 or more")
         member = x[..., None] == np.arange(self.num_categories)
         return (member.sum(0) + 1.0) / (seen.sum(0) + self.num_categories)[:, None]

@@ -128,6 +128,14 @@ class NaiveBayes:
         runs = [self._of_classes(x, self._completed(x, y, rng, i == 0)) for i in range(num_starts)]
         return {name: np.stack([r[name] for r in runs]) for name in runs[0]}
 
+    def check_data(self, data: Mapping[str, np.ndarray]) -> None:
+        """Labels that are 0, ..., K - 1 or -1.
+
+        Raises:
+            DataError: others.
+        """
+        self._labels(data.get("y"), 1)
+
     def _labels(self, y: Any, n: int) -> np.ndarray:
         y = np.full(n, -1) if y is None else np.asarray(y)
         whole = y.astype(int)
