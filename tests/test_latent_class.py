@@ -169,7 +169,7 @@ def test_both_backends_agree_to_rounding():
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        ([[0, 1], [2, 3]], r"outside the support .* e.g. \[2, 3\]"),
+        ([[0, 1], [2, 3]], "whole numbers from 0 to 2"),
         ([[0.0, 1.5], [2.0, 0.0]], "whole numbers from 0 to 2"),
         ([[0, -2], [1, 1]], "whole numbers from 0 to 2"),
         ([[-1, -1], [-1, -1]], "x holds no answer at all"),

@@ -190,7 +190,7 @@ def test_new_rows_follow_the_model(likelihood, backend):
     ("x", "y", "message"),
     [
         (IRIS, SPECIES[:5], "one label for each of the 150 rows"),
-        (IRIS, SPECIES + 1, "outside the support"),
+        (IRIS, SPECIES + 1, "y must hold whole numbers"),
         (IRIS, SPECIES - 2, "from 0 to 2, or -1"),
         (IRIS, SPECIES + 0.5, "whole numbers"),
         (IRIS[:, 0], SPECIES, r"x\[:, None\]"),
