@@ -28,7 +28,7 @@ def test_a_good_program():
     assert row(report, "y")["kind"] == "observed"
     assert report.value_difference < 1e-12 and report.gradient_difference < 1e-12
     assert report.engines["nuts"] == report.engines["em"] == "yes"
-    assert "adds up the statistics of rows" in report.engines["stepwise"]
+    assert "continuous latents of single rows" in report.engines["stepwise"]
     assert set(report.engines) == set(pg.engines())
 
 

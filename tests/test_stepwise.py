@@ -123,7 +123,7 @@ def no_steps(y):
 
 
 def test_refusals():
-    with pytest.raises(pg.UnsupportedError, match="does not bring"):
+    with pytest.raises(pg.UnsupportedError, match="no latents to sum out"):
         pg.infer(no_steps, X[:, 0], engine="stepwise", progress=False)
     with pytest.raises(ValueError, match="decay"):
         _infer(X, decay=0.4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from typing import Any
 
@@ -16,7 +17,14 @@ def num_processes() -> int:
         return 1
     if not group.is_initialized() and "TORCHELASTIC_RUN_ID" in os.environ:
         group.init_process_group("gloo")
+        atexit.register(_leave)
     return group.get_world_size() if group.is_initialized() else 1
+
+
+def _leave() -> None:
+    """Ends the group that was joined: a process that ends with its threads still running may be aborted."""
+    if group.is_initialized():
+        group.destroy_process_group()
 
 
 def sum_over_processes(tree: Any) -> Any:
