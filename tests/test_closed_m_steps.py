@@ -44,7 +44,7 @@ def _correlation(covariance):
     return {"scales": scales, "correlation": np.linalg.cholesky(covariance) / scales[..., None]}
 
 
-@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize("precision", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", ["full", "tied"])
 @pytest.mark.filterwarnings("ignore:em stopped")

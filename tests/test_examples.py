@@ -9,11 +9,16 @@ import pytest
 
 EXAMPLES = sorted((Path(__file__).resolve().parent.parent / "examples").glob("*.py"))
 #: NumPyro runs them all; Pyro, whose chains take turns, those that are quick there.
-BOTH = ("gaussian_mixture", "native_programs")
+BOTH = ("gaussian_mixture", "native_programs", "river_level")
+LONG = ("counts_between_people",)
 CASES = [(path, "numpyro") for path in EXAMPLES] + [(path, "pyro") for path in EXAMPLES if path.stem in BOTH]
+PARAMS = [
+    pytest.param(path, backend, id=f"{path.stem}-{backend}", marks=[pytest.mark.slow] if path.stem in LONG else [])
+    for path, backend in CASES
+]
 
 
-@pytest.mark.parametrize(("path", "backend"), CASES, ids=[f"{path.stem}-{backend}" for path, backend in CASES])
+@pytest.mark.parametrize(("path", "backend"), PARAMS)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # a short run may warn that it is short
 def test_example(path, backend, monkeypatch):
     monkeypatch.setenv("PPL_GEN_EXAMPLE_SAMPLES", "300")

@@ -73,7 +73,7 @@ def _bent(mu):
     return stats.norm.logpdf(BENT, mu**2, np.hypot(1.0, 0.5 + 0.2 * (mu - 1.5) ** 2)).sum()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ["numpyro", pytest.param("pyro", marks=pytest.mark.slow)])
 def test_the_best_restart_is_kept(backend):
     """Starts of one sign of mu lead to the lower of two maxima, those of the other to the higher one."""
     low, high = (optimize.minimize_scalar(lambda mu: -_bent(mu), bounds=b).x for b in ((-3, -0.5), (0.5, 3)))

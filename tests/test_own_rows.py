@@ -89,7 +89,7 @@ def test_a_step_on_all_rows_is_that_of_em(case, backend):
     assert after.history["log_likelihood"][0] == pytest.approx(more.history["log_likelihood"][3], rel=1e-8)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ["numpyro", pytest.param("pyro", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("stream", [False, True])
 def test_stepwise_ends_near_the_maximum(backend, stream):
     """The share of a thousand rows' log likelihood that stepwise leaves is small beside what its noise explains."""
