@@ -12,8 +12,9 @@ import numpy as np
 from ppl_gen.inference import adaptation, langevin
 from ppl_gen.inference.adaptation import Adaptation, Moments
 from ppl_gen.inference.driver import Driver
-from ppl_gen.inference.engine import Engine, Outcome, between, not_negative, one_of, positive
-from ppl_gen.inference.starts import check_init, starts
+from ppl_gen.inference.engine import Outcome, between, one_of
+from ppl_gen.inference.sampler import Sampler
+from ppl_gen.inference.starts import starts
 from ppl_gen.target import Target
 
 _WARMUP_CHUNK, _CHUNK = 25, 250
@@ -21,7 +22,7 @@ _START_STEP = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chains(Engine):
+class Chains(Sampler):
     """A sampler whose kernel is a pure step; subclasses say ``step(xp, target, state, noise) -> (state, info)``.
 
     Attributes:
@@ -43,21 +44,12 @@ class Chains(Engine):
     target_accept_prob: float = 0.574
     preconditioner: str = "diagonal"
     step_size: float | None = None
-    init: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        positive(self, "num_samples", "num_chains", "thinning")
-        not_negative(self, "num_warmup")
-        between(self, 0, 1, "target_accept_prob")
+        super().__post_init__()
         one_of(self, "preconditioner", ("diagonal", "dense", "identity"))
         if self.step_size is not None:
             between(self, 0, math.inf, "step_size")
-        if self.thinning > self.num_samples:
-            raise ValueError(f"thinning {self.thinning} leaves none of the {self.num_samples} samples")
-
-    def check(self, target: Target) -> None:
-        target.require_gradient(self.name)
-        check_init(target, self.init, target.layout)
 
     @staticmethod
     def step(xp: Any, target: Any, state: Any, noise: Any) -> tuple[Any, Any]:

@@ -12,8 +12,9 @@ import numpy as np
 from ppl_gen.inference import adaptation, langevin, trajectory
 from ppl_gen.inference.adaptation import Moments, StepSize
 from ppl_gen.inference.driver import Driver
-from ppl_gen.inference.engine import Engine, Outcome, between, not_negative, one_of, positive
-from ppl_gen.inference.starts import check_init, starts
+from ppl_gen.inference.engine import Outcome, one_of, positive
+from ppl_gen.inference.sampler import Sampler
+from ppl_gen.inference.starts import starts
 from ppl_gen.inference.trajectory import Length
 from ppl_gen.target import Density, Target
 
@@ -103,7 +104,7 @@ class _Learned(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChEES(Engine):
+class ChEES(Sampler):
     """Hamiltonian Monte Carlo of many chains, all trajectories of one adapted length (Hoffman, Radul & Sountsov 2021).
 
     All chains take the same number of leapfrog steps, so that they run side by side without waiting for each other,
@@ -127,25 +128,15 @@ class ChEES(Engine):
     num_warmup: int = 500
     num_samples: int = 500
     num_chains: int = 64
-    thinning: int = 1
-    target_accept_prob: float = 0.8
     preconditioner: str = "diagonal"
     max_steps: int = 1000
-    init: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        positive(self, "num_samples", "num_chains", "thinning", "max_steps")
-        not_negative(self, "num_warmup")
-        between(self, 0, 1, "target_accept_prob")
+        super().__post_init__()
+        positive(self, "max_steps")
         one_of(self, "preconditioner", ("diagonal", "dense", "identity"))
         if self.num_chains < 2:
             raise ValueError("chees learns from the spread of its chains: num_chains must be at least 2")
-        if self.thinning > self.num_samples:
-            raise ValueError(f"thinning {self.thinning} leaves none of the {self.num_samples} samples")
-
-    def check(self, target: Target) -> None:
-        target.require_gradient(self.name)
-        check_init(target, self.init, target.layout)
 
     def run(self, target: Target, driver: Driver, seed: int) -> Outcome:
         position = starts(target, self.num_chains, seed, self.init)

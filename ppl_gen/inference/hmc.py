@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ppl_gen.inference.driver import Driver
-from ppl_gen.inference.engine import Engine, Outcome, between, not_negative, positive
-from ppl_gen.inference.starts import check_init, starts
+from ppl_gen.inference.engine import Outcome, between, positive
+from ppl_gen.inference.sampler import Sampler
+from ppl_gen.inference.starts import starts
 from ppl_gen.target import Target
 
 # Gradients that a transition is expected to take, to decide whether compiling repays.
@@ -20,7 +21,7 @@ _CHUNK = 250
 
 
 @dataclass(frozen=True, kw_only=True)
-class HMC(Engine):
+class HMC(Sampler):
     """Hamiltonian Monte Carlo with a fixed trajectory length (Duane et al. 1987; Neal 2011).
 
     Attributes:
@@ -38,27 +39,13 @@ class HMC(Engine):
     needs: ClassVar[str] = "continuous latents"
     algorithm: ClassVar[str] = "HMC"
 
-    num_warmup: int = 1000
-    num_samples: int = 1000
-    num_chains: int = 4
-    thinning: int = 1
-    target_accept_prob: float = 0.8
     dense_mass: bool = False
     trajectory_length: float = math.pi / 2  # a quarter of a whitened Gaussian period: draws nearly independent
     step_size: float = 1.0
-    init: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        positive(self, "num_samples", "num_chains", "thinning")
-        not_negative(self, "num_warmup")
-        between(self, 0, 1, "target_accept_prob")
+        super().__post_init__()
         between(self, 0, math.inf, "step_size", "trajectory_length")
-        if self.thinning > self.num_samples:
-            raise ValueError(f"thinning {self.thinning} leaves none of the {self.num_samples} samples")
-
-    def check(self, target: Target) -> None:
-        target.require_gradient(self.name)
-        check_init(target, self.init, target.layout)
 
     def _options(self) -> dict[str, Any]:
         return {"trajectory_length": self.trajectory_length}

@@ -1,0 +1,42 @@
+"""What all samplers share, whoever's kernel they run: options, and what a program must have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ppl_gen.inference.engine import Engine, between, not_negative, positive
+from ppl_gen.inference.starts import check_init
+from ppl_gen.target import Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampler(Engine):
+    """An engine that draws from a posterior with a gradient, in chains.
+
+    Attributes:
+        num_warmup, num_samples: transitions per chain, adapting and kept.
+        num_chains: how many.
+        thinning: every how many-th sample is kept.
+        target_accept_prob: that dual averaging steers the step size to.
+        init: site -> starting value, constrained.
+    """
+
+    num_warmup: int = 1000
+    num_samples: int = 1000
+    num_chains: int = 4
+    thinning: int = 1
+    target_accept_prob: float = 0.8
+    init: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        positive(self, "num_samples", "num_chains", "thinning")
+        not_negative(self, "num_warmup")
+        between(self, 0, 1, "target_accept_prob")
+        if self.thinning > self.num_samples:
+            raise ValueError(f"thinning {self.thinning} leaves none of the {self.num_samples} samples")
+
+    def check(self, target: Target) -> None:
+        target.require_gradient(self.name)
+        check_init(target, self.init, target.layout)
