@@ -12,6 +12,7 @@ import numpy as np
 
 from ppl_gen import backends
 from ppl_gen.backends.protocol import Backend
+from ppl_gen.capabilities import ChecksData
 from ppl_gen.intake import DataError, as_array, check_finite, check_range, copied, is_finite
 from ppl_gen.missing import Missing, split
 from ppl_gen.surroundings import surroundings
@@ -151,7 +152,8 @@ class Bound:
         self._args = tuple(self._slot(name, value) for name, value in args)
         self._kwargs = {name: self._slot(name, value) for name, value in kwargs.items()}
         self._block_rows = block_rows
-        getattr(program.model, "check_data", lambda host: None)(self.host)
+        if isinstance(program.model, ChecksData):
+            program.model.check_data(self.host)
         self._place(tuple(self._gaps))
 
     def _place(self, missing: tuple[str, ...]) -> None:
@@ -220,16 +222,19 @@ class Bound:
         """The data in blocks of rows, each as data of their own; only where they are held ``by_rows``."""
         names = [n for n in self.host if n in self.program.model.em_rows]
         for i in range(0, self.num_rows, block_rows):
-            yield self._arguments({**self.host, **{n: np.array(self.host[n][i : i + block_rows]) for n in names}})
+            yield self._rows(names, slice(i, i + block_rows))
 
     def part(self, names: Collection[str], rows: slice) -> Bound:
         """The same program on some rows of the arguments ``names``."""
-        data = self._arguments({**self.host, **{n: np.array(self.host[n][rows]) for n in names}})
-        return self.program.bind(data, self.backend, self._setting)
+        return self.program.bind(self._rows(names, rows), self.backend, self._setting)
 
     def of(self, program: Program, block_rows: int | None) -> Bound:
         """Another program of the same arguments on the same data."""
         return program.bind(self.data, self.backend, self._setting, block_rows)
+
+    def _rows(self, names: Collection[str], rows: slice) -> Any:
+        """The data with some rows of the arguments ``names`` in the place of all."""
+        return self._arguments({**self.host, **{n: np.array(self.host[n][rows]) for n in names}})
 
     def _arguments(self, arrays: Mapping[str, Any]) -> Any:
         args = tuple(self._fill(a, arrays) for a in self._args)

@@ -10,25 +10,10 @@ from scipy import special, stats
 
 import ppl_gen as pg
 from ppl_gen import dist, xp
+from tests.test_chains import chains_of_two_kinds
 
 BACKENDS = ["numpyro", "pyro"]
 X = np.random.default_rng(3).normal(size=(4, 5))
-STAY, LOCS = np.array([0.6, 0.9]), np.array([-1.0, 1.0])
-
-
-@pg.program
-def chains(x):
-    """A chain for each sequence, moved by a latent of the sequence, and wide emissions now and then."""
-    stay = pg.param("stay", xp.array(STAY), constraint=dist.constraints.unit_interval)
-    locs = pg.param("locs", xp.array(LOCS))
-    with pg.plate("sequence", x.shape[0], dim=-2):
-        kind = pg.sample("kind", dist.Bernoulli(probs=0.4))
-        p = stay[xp.astype(kind, int)]
-        rows = xp.stack([xp.stack([p, 1 - p], axis=-1), xp.stack([1 - p, p], axis=-1)], axis=-2)
-        z = pg.sample("z", dist.MarkovChain(xp.array([0.7, 0.3]), rows, x.shape[1]))
-        with pg.plate("time", x.shape[1], dim=-1):
-            wide = pg.sample("wide", dist.Bernoulli(probs=0.25))
-            pg.sample("x", dist.Normal(locs[xp.squeeze(z, -2)], 0.5 + wide), obs=x)
 
 
 def _best(row, stay, locs):
@@ -46,7 +31,7 @@ def _best(row, stay, locs):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.filterwarnings("ignore:em stopped")
 def test_latents_that_depend_on_each_other(backend):
-    run = pg.infer(chains, X, "em", backend, num_restarts=1, num_steps=2, progress=False)
+    run = pg.infer(chains_of_two_kinds, X, "em", backend, num_restarts=1, num_steps=2, progress=False)
     best = [_best(row, run.params["stay"], run.params["locs"]) for row in X]
     held = run.most_likely()
     np.testing.assert_array_equal(np.ravel(held["kind"]), [kind for kind, _, _ in best])

@@ -179,8 +179,19 @@ def test_log_ratio_is_that_of_the_proposal_densities(kind, backend):
     np.testing.assert_allclose(log_ratio, there - here + np.array(back) - np.array(forth), rtol=0, atol=1e-10)
 
 
+def flow_p_value(x, new):
+    """p-value of: as many chains go from bin i to bin j as back; x from Gumbel's distribution, (chains, 1) both."""
+    edges = stats.gumbel_r.ppf([0.1, 0.25, 0.5, 0.75, 0.9])
+    flow = np.zeros((6, 6))
+    np.add.at(flow, (np.searchsorted(edges, x[:, 0]), np.searchsorted(edges, new[:, 0])), 1)
+    i, j = np.triu_indices(6, 1)
+    enough = flow[i, j] + flow[j, i] >= 10
+    there, back = flow[i, j][enough], flow[j, i][enough]
+    return stats.chi2.sf(((there - back) ** 2 / (there + back)).sum(), enough.sum())
+
+
 def _asymmetry(kernel, backend, seed):
-    """p-value of: as many chains go from bin i to bin j as back, when started in equilibrium."""
+    """The p-value of one step of chains that start in equilibrium."""
     rng, count = np.random.default_rng(seed), 200_000
     x = rng.gumbel(size=(count, 1))
     with pg.on(backend) as room:
@@ -189,13 +200,7 @@ def _asymmetry(kernel, backend, seed):
         noise = {"normal": room.asarray(rng.normal(size=(count, 1))), "uniform": room.asarray(rng.random(count))}
         moved, _ = kernel.step(room.xp, density, state, noise)
         new = np.asarray(room.to_numpy(moved.position))
-    edges = stats.gumbel_r.ppf([0.1, 0.25, 0.5, 0.75, 0.9])
-    flow = np.zeros((6, 6))
-    np.add.at(flow, (np.searchsorted(edges, x[:, 0]), np.searchsorted(edges, new[:, 0])), 1)
-    i, j = np.triu_indices(6, 1)
-    enough = flow[i, j] + flow[j, i] >= 10
-    there, back = flow[i, j][enough], flow[j, i][enough]
-    return stats.chi2.sf(((there - back) ** 2 / (there + back)).sum(), enough.sum())
+    return flow_p_value(x, new)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -40,7 +40,7 @@ class ClosedSteps(Steps):
         self.target, self.model, self.shared = target, target.program.model, shared
         self.summarised = hasattr(self.model, "em_summary") and not target.bound.missing
         self.rows = Rows(target.bound, weights, block_rows) if target.bound.by_rows else None
-        self.weights, self._on_rows = None if weights is None else target.backend.asarray(weights), weights
+        self.weights, self.weights_on_host = None if weights is None else target.backend.asarray(weights), weights
         self._data: Any = target.arrays
         self._around: Any = None
 
@@ -107,7 +107,7 @@ class ClosedSteps(Steps):
         total: Any = None
         for i in range(0, bound.num_rows, step):
             rows = {n: np.asarray(x[i : i + step], dtype) for n, x in held.items()}
-            weights = None if self._on_rows is None else self._on_rows[i : i + step].astype(dtype)
+            weights = None if self.weights_on_host is None else self.weights_on_host[i : i + step].astype(dtype)
             part = {n: np.asarray(v, float) for n, v in self.model.em_summary(around, rows, weights).items()}
             total = part if total is None else _sum(total, part)
         found = {n: backend.asarray(v) for n, v in total.items()}

@@ -102,7 +102,7 @@ def summary(x: Any, centre: Any, weights: Any) -> dict[str, Any]:
     y = x - centre
     wy = y if weights is None else y * weights[:, None]
     ones = 0.0 * y[:, 0] + 1.0  # of either library; products add up with less rounding than sums along rows
-    return {"n": ((ones if weights is None else weights) * ones).sum(), "first": wy.T @ ones, "second": wy.T @ y}
+    return {"n": (ones if weights is None else weights).sum(), "first": wy.T @ ones, "second": wy.T @ y}
 
 
 def of_summary(held: Mapping[str, Any], m: Any, w: Any, noise: Any) -> tuple[dict[str, Any], Any]:

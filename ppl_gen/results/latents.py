@@ -36,10 +36,7 @@ def exactly(target: Target, posterior: Draws, params: Draws) -> dict[str, np.nda
             )
         own = expectation.latent
 
-    def held(values: Any, key: Any, arrays: Any) -> Any:
-        return own({n: v for n, v in values.items() if n}, arrays)
-
-    found = {n: np.asarray(x) for n, x in predicting.at_draws(target, "latent", held, values, 0, False).items()}
+    found = predicting.known_at(target, "latent", own, values)
     return {n: x.mean(0) + _between(found.get(n.removesuffix("_cov")), x) for n, x in found.items()}
 
 
@@ -69,10 +66,7 @@ def most_likely(target: Target, posterior: Draws, params: Draws) -> dict[str, np
             )
         own = expectation.most_likely
 
-    def held(values: Any, key: Any, arrays: Any) -> Any:
-        return own({n: v for n, v in values.items() if n}, arrays)
-
-    return {n: np.asarray(x)[0] for n, x in predicting.at_draws(target, "most_likely", held, values, 0, False).items()}
+    return {n: x[0] for n, x in predicting.known_at(target, "most_likely", own, values).items()}
 
 
 def of_new_rows(
@@ -107,8 +101,8 @@ def of_points(target: Target | None, names: Iterable[str], values: Draws, masses
     if expectation is None:
         return found
     shares = masses[few] / masses[few].sum()
-    drawn = predicting.at_draws(target, "latent", lambda v, key, arrays: expectation.latent(v, arrays), held, 0, False)
-    return {**found, **{n: np.tensordot(shares, np.asarray(x), 1) for n, x in drawn.items()}}
+    drawn = predicting.known_at(target, "latent", expectation.latent, held)
+    return {**found, **{n: np.tensordot(shares, x, 1) for n, x in drawn.items()}}
 
 
 def _of_q(target: Target, q: Draws) -> dict[str, np.ndarray]:

@@ -78,6 +78,15 @@ def at_draws(target: Target, name: Any, f: Callable[..., Any], values: Any, seed
     return target.backend.to_numpy(mapped(on_device, seed, target.arrays))
 
 
+def known_at(target: Target, name: str, f: Callable[[Any, Any], Any], values: Any) -> dict[str, np.ndarray]:
+    """``f(values of a draw, arrays)``, a dict of arrays, at each draw."""
+
+    def given(values: Any, key: Any, arrays: Any) -> Any:
+        return f({n: v for n, v in values.items() if n}, arrays)
+
+    return {n: np.asarray(x) for n, x in at_draws(target, name, given, values, 0, False).items()}
+
+
 def log_likelihood(target: Target, posterior: Draws, params: Draws) -> dict[str, np.ndarray]:
     """name -> (chain, draw, *plates); empty where a latent has no value and cannot be integrated out."""
     values = values_of(target, posterior, params)
@@ -85,12 +94,9 @@ def log_likelihood(target: Target, posterior: Draws, params: Draws) -> dict[str,
     if expectation is None or not target.observed:
         return {}
 
-    def pointwise(values: Any, key: Any, arrays: Any) -> Any:
-        return expectation.pointwise({n: v for n, v in values.items() if n}, arrays)
-
     lead = next((x.shape[:2] for x in posterior.values()), (1, 1))
-    terms = at_draws(target, "pointwise", pointwise, values, 0, False)
-    return {n: np.asarray(x).reshape(*lead, *x.shape[1:]) for n, x in terms.items()}
+    terms = known_at(target, "pointwise", expectation.pointwise, values)
+    return {n: x.reshape(*lead, *x.shape[1:]) for n, x in terms.items()}
 
 
 def integrated(target: Target, values: Draws) -> Expectation | None:
