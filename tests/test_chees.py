@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import ppl_gen as pg
-from ppl_gen.inference import adaptation, chees, trajectory
+from ppl_gen.inference import adaptation, preconditioning, trajectory
+from ppl_gen.inference.chees import ChEES
+from ppl_gen.inference.trajectories import Path, State
 from ppl_gen.target import Target
 from tests.test_samplers import BACKENDS, DATA, SCALES, Banana, Gumbel, conjugate, flow_p_value
 
@@ -14,14 +16,14 @@ from tests.test_samplers import BACKENDS, DATA, SCALES, Banana, Gumbel, conjugat
 def _state(room, density, position, step_size, length, scale):
     position = room.asarray(position)
     number = room.xp.zeros(())
-    return chees.State(
-        position, *density.log_density_and_grad(position), number + step_size, number + length, room.asarray(scale)
+    return State(
+        position, *density.log_density_and_grad(position), number + step_size, room.asarray(scale), number + length
     )
 
 
 def _steps(room, density, path, count):
     for _ in range(count):
-        path = chees.leapfrog(room.xp, density, path)
+        path = ChEES.leap(room.xp, density, path)
     return path
 
 
@@ -34,7 +36,7 @@ def test_leapfrog_goes_back_and_keeps_the_energy_to_second_order(kind, backend):
         density, errors = Banana(room.xp), []
         for h, count in ((0.02, 25), (0.01, 50)):
             state = _state(room, density, x, h, 1.0, SCALES[kind])
-            path = _steps(room, density, chees.Path(state, state, room.asarray(p), room.asarray(p), count), count)
+            path = _steps(room, density, Path(state, state, room.asarray(p), 0.0, count), count)
             energy = 0.5 * path.momentum**2
             now = room.to_numpy(path.now.log_density), room.to_numpy(energy).sum(1)
             errors.append(np.abs(now[1] - now[0] - 0.5 * (p**2).sum(1) + room.to_numpy(state.log_density)))
@@ -54,9 +56,9 @@ def test_a_transition_is_reversible(backend):
         state = _state(room, density, x, 1.2, 3.0, np.array([1.2]))
         noise = {"normal": rng.normal(size=(count, 1)), "uniform": rng.random(count), "jitter": np.array(0.7)}
         noise = {name: room.asarray(v) for name, v in noise.items()}
-        path, steps = chees.begin(room.xp, state, noise, 100)
+        path, steps = ChEES.begin(room.xp, state, noise, 100)
         assert int(steps) == 2  # 0.7 of 3 in steps of 1.2
-        moved, info = chees.end(room.xp, _steps(room, density, path, 2), noise)
+        moved, info = ChEES.end(room.xp, _steps(room, density, path, 2), noise)
         new, rate = np.asarray(room.to_numpy(moved.position)), np.asarray(room.to_numpy(info.acceptance_rate))
     assert 0.5 < rate.mean() < 0.95  # the test could tell
     assert flow_p_value(x, new) > 1e-5
@@ -71,15 +73,15 @@ def test_both_backends_take_the_same_trajectories():
         "uniform": rng.random((num_steps, 8)),
         "jitter": trajectory.halton(0, num_steps),
     }
-    engine = chees.ChEES(num_chains=8, preconditioner="dense")
+    engine = ChEES(num_chains=8, preconditioner="dense")
     for backend in BACKENDS:
         with pg.on(backend) as room:
             target = Target(conjugate.bind(DATA, room))
             state = engine.init_state(target, room.asarray(start))
             held = {name: room.asarray(v) for name, v in noise.items()}
-            both = state, engine._untaught(target, 0.1, 0.3)
-            (state, learned), warm = engine._warming(target)(both, held, target.arrays)
-            _, report = engine._drawing(target)(state, held, target.arrays)
+            both = state, engine.untaught(target, 0.1, True)
+            (state, learned), warm = engine.warming(target)(both, held, target.arrays)
+            _, report = engine.advance(target)(state, held, target.arrays)
             found.append(room.to_numpy((learned, warm, report)))
     for a, b in zip(_leaves(found[0]), _leaves(found[1]), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-8)
@@ -157,7 +159,7 @@ def test_scales_far_apart_are_learned(backend):
 )
 def test_options_are_checked(options, says):
     with pytest.raises(ValueError, match=says):
-        chees.ChEES(**options)
+        ChEES(**options)
 
 
 @pytest.mark.parametrize("dense", [False, True])
@@ -170,7 +172,7 @@ def test_the_preconditioner_of_a_gaussian_is_exact_from_draws_that_are_not_its_o
     x = rng.normal(size=(20_000, dim)) @ mixing.T + 7.0
     x = x if dense else (x - x.mean(0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(x.T))).T @ mixing.T  # no correlations
     held = [adaptation.add_draws(np, adaptation.start_moments(np, dim, dense), v) for v in (x, -x @ precision)]
-    scale = adaptation.fisher_preconditioner(*held)
+    scale = preconditioning.from_moments(*held)
     if dense:
         assert (np.triu(scale, 1) == 0).all()
         np.testing.assert_allclose(scale @ scale.T, root @ root.T, rtol=1e-4, atol=1e-4 * np.abs(root @ root.T).max())
@@ -185,5 +187,5 @@ def test_few_draws_and_a_flat_direction_give_a_preconditioner():
     g = -x * (np.arange(8) > 0)
     for dense in (False, True):
         held = [adaptation.add_draws(np, adaptation.start_moments(np, 8, dense), v) for v in (x, g)]
-        scale = adaptation.fisher_preconditioner(*held)
+        scale = preconditioning.from_moments(*held)
         assert np.isfinite(scale).all() and (np.diag(scale) if dense else scale).min() > 0

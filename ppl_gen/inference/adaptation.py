@@ -1,10 +1,8 @@
-"""Warm-up: dual-averaged step size and a preconditioner from pooled draws; every kernel composes with it."""
+"""Warm-up: dual-averaged step size, pooled moments of draws, windows; every kernel composes with it."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
-
-import numpy as np
 
 # Constants of Hoffman & Gelman (2014), section 3.2.
 _GAMMA, _T0, _KAPPA = 0.05, 10.0, 0.75
@@ -27,13 +25,6 @@ class Moments(NamedTuple):
     count: Any
     mean: Any
     m2: Any
-
-
-class Adaptation(NamedTuple):
-    """What is learned in warm-up."""
-
-    step_size: StepSize
-    moments: Moments
 
 
 def start_step_size(xp: Any, step_size: float, shape: tuple[int, ...] = ()) -> StepSize:
@@ -68,49 +59,6 @@ def add_draws(xp: Any, m: Moments, draws: Any) -> Moments:
     else:
         spread = xp.sum(inner * inner, axis=0) + delta * delta * (m.count * more / count)
     return Moments(count, m.mean + delta * (more / count), m.m2 + spread)
-
-
-def preconditioner(moments: Moments) -> np.ndarray:
-    """Standard deviations (dim,) or Cholesky factor (dim, dim) of the pooled draws, on the host.
-
-    Shrunk towards a small multiple of the identity, as Stan does.
-    """
-    count, m2 = float(moments.count), np.asarray(moments.m2, dtype=float)
-    weight = count / (count + 5.0)
-    covariance = weight * m2 / max(count - 1.0, 1.0)
-    if m2.ndim == 2:
-        return np.linalg.cholesky(covariance + 1e-3 * (1 - weight) * np.eye(len(m2)))
-    return np.sqrt(covariance + 1e-3 * (1 - weight))
-
-
-def fisher_preconditioner(draws: Moments, gradients: Moments) -> np.ndarray:
-    """Standard deviations (dim,) or Cholesky factor (dim, dim) from draws and the gradients there, on the host.
-
-    Of all covariances S, that of least Fisher divergence between the target and a Gaussian: the geometric mean of the
-    draws' covariance and of the inverse of the gradients' (Seyboldt, Carlson & Carpenter 2025, "Preconditioning
-    Hamiltonian Monte Carlo by minimizing Fisher divergence"). On a Gaussian target that is exact for draws that are
-    spread anyhow, those of chains that have not come far included.
-    """
-    spread, slope = (_covariance(m) for m in (draws, gradients))
-    if spread.ndim == 1:
-        return (spread / slope) ** 0.25
-    values, vectors = np.linalg.eigh(slope)
-    root, inverse = ((vectors * values**power) @ vectors.T for power in (0.5, -0.5))
-    values, vectors = np.linalg.eigh(root @ spread @ root)
-    middle = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
-    return np.linalg.cholesky(inverse @ middle @ inverse)
-
-
-def _covariance(m: Moments) -> np.ndarray:
-    """Of pooled draws, variances or a matrix; shrunk a little towards its diagonal, and away from zero."""
-    count, m2 = float(m.count), np.asarray(m.m2, dtype=float)
-    covariance = m2 / max(count - 1.0, 1.0)
-    tiny = np.finfo(float).tiny ** 0.5
-    if m2.ndim == 1:
-        return np.maximum(covariance, tiny)
-    own = np.maximum(np.diag(covariance), tiny)
-    shrunk = min(0.5, 1e-12 + 0.1 * (len(own) / count) ** 3)  # of nearly as many draws as dimensions it must be much
-    return (1.0 - shrunk) * covariance + np.diag(shrunk * own)
 
 
 def windows(num_warmup: int) -> list[tuple[int, bool]]:

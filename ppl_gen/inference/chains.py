@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from ppl_gen.inference import adaptation, langevin
-from ppl_gen.inference.adaptation import Adaptation, Moments
+from ppl_gen.inference import adaptation, langevin, preconditioning
+from ppl_gen.inference.adaptation import Moments, StepSize
 from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.engine import Outcome, between, one_of
 from ppl_gen.inference.sampler import Sampler
@@ -18,24 +18,45 @@ from ppl_gen.inference.starts import starts
 from ppl_gen.target import Target
 
 _WARMUP_CHUNK, _CHUNK = 25, 250
-_START_STEP = 0.1
+_FIRST_STEP, _NEXT_STEP = 0.1, 0.5  # before and after a preconditioner is known: then in standard deviations
+
+
+class Learned(NamedTuple):
+    """What is learned in warm-up.
+
+    Attributes:
+        step_size: one for each chain (chains, 1), or one for all of them.
+        draws, gradients: moments of both, pooled over chains.
+        own: what else a kernel adapts.
+    """
+
+    step_size: StepSize
+    draws: Moments
+    gradients: Moments
+    own: Any = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chains(Sampler):
-    """A sampler whose kernel is a pure step; subclasses say ``step(xp, target, state, noise) -> (state, info)``.
+    """A sampler with a kernel of ours.
+
+    A kernel of one step says ``step(xp, target, state, noise) -> (state, info)``; one with a loop inside overrides
+    ``scan``. Its state has ``position, log_density, gradient, step_size, scale`` among others; its info is a named
+    tuple of (chains,) or scalars and has ``acceptance_rate`` and ``diverging``.
 
     Attributes:
         num_warmup, num_samples: steps per chain, adapting and kept.
         num_chains: run together, batched.
         thinning: every how many-th sample is kept.
         target_accept_prob: that dual averaging steers the step size to.
-        preconditioner: "diagonal" or "dense", from the pooled warm-up draws; "identity" for none.
+        preconditioner: "diagonal", "dense" or "low_rank", from the pooled warm-up draws and their gradients;
+            "identity" for none.
         step_size: fixes the step size and turns its adaptation off.
         init: site -> starting value, constrained.
     """
 
     exact: ClassVar[bool] = True
+    unbiased: ClassVar[str] = "engine='mala'"  # what to take instead, where this is not exact
 
     num_warmup: int = 1000
     num_samples: int = 10_000
@@ -47,144 +68,215 @@ class Chains(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of(self, "preconditioner", ("diagonal", "dense", "identity"))
+        one_of(self, "preconditioner", preconditioning.KINDS)
         if self.step_size is not None:
             between(self, 0, math.inf, "step_size")
 
-    @staticmethod
-    def step(xp: Any, target: Any, state: Any, noise: Any) -> tuple[Any, Any]:
-        raise TypeError("a sampler defines step(xp, target, state, noise)")
-
     def run(self, target: Target, driver: Driver, seed: int) -> Outcome:
         position = starts(target, self.num_chains, seed, self.init)
-        state = self._warm_up(target, driver, seed, self.init_state(target, position))
+        state = self.warm_up(target, driver, seed, self.init_state(target, position))
         advance = self.advance(target)
 
         def chunk(state: Any, start: int, count: int) -> tuple[Any, Any]:
-            return advance(state, self._noise(target, seed, start, count, "draws"), target.arrays)
+            return advance(state, self.noise(target, seed, start, count, "draws"), target.arrays)
 
         state, report, _ = driver.run(
             chunk, state, self.num_samples, label=self.name, chunk=_CHUNK, thinning=self.thinning, describe=_describe
         )
-        return self._outcome(report)
-
-    def init_state(self, target: Target, position: Any) -> langevin.State:
-        """The state of chains that start at ``position`` (chains, dim), unit scale."""
-        xp, dim = target.backend.xp, target.layout.dim
-        scale = xp.eye(dim) if self.preconditioner == "dense" else xp.ones((dim,))
-        step_size = xp.zeros(()) + (self.step_size or _START_STEP)
-        build = target.compiled(
-            "langevin init",
-            lambda: target.backend.compile(lambda x, h, s, arrays: langevin.init(target.density(arrays), x, h, s)),
+        stats = {name: np.swapaxes(x, 0, 1) for name, x in report.items()}
+        positions = stats.pop("position")
+        attrs = {**self.attrs(target, state), "biased": not self.exact}
+        return Outcome(
+            positions=positions, stats=stats, exact=self.exact, attrs=attrs, warnings=self.doubts(target, state, stats)
         )
-        return build(position, step_size, scale, target.arrays)
 
-    def advance(self, target: Target) -> Any:
-        """Compiled ``(state, noise, arrays) -> (state, report)``; noise has a leading axis of steps."""
-        xp, step = target.backend.xp, type(self).step
+    # A kernel's part ------------------------------------------------------------------------------------------
 
-        def transition(state: Any, noise: Any, arrays: Any) -> tuple[Any, Any]:
-            state, info = step(xp, target.density(arrays), state, noise)
-            return state, {"position": state.position, "lp": state.log_density, **_reported(xp, state, info)}
+    @staticmethod
+    def step(xp: Any, target: Any, state: Any, noise: Any) -> tuple[Any, Any]:
+        raise TypeError("a sampler defines step(xp, target, state, noise), or scan")
 
-        key = (self.name, "advance")
-        return target.compiled(key, lambda: target.backend.scan(transition, calls=self.num_samples))
+    def kernel(self) -> Callable[..., Any]:
+        """The step, where options choose among several."""
+        return type(self).step
 
-    def _noise(self, target: Target, seed: int, start: int, count: int, phase: str) -> Any:
-        """Its own stream for warm-up and draws."""
-        stream = 2 * seed + (phase == "draws")
-        return target.backend.noise(stream, start, langevin.noise(self.num_chains, target.layout.dim), count)
+    def make_state(self, xp: Any, density: Any, position: Any, scale: Any) -> Any:
+        """The state of chains at ``position`` (chains, dim)."""
+        return langevin.init(density, position, xp.zeros(()) + (self.step_size or _FIRST_STEP), scale)
 
-    # Warm-up --------------------------------------------------------------------------------------------------
+    def spec(self, dim: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """What randomness one step takes."""
+        return langevin.noise(self.num_chains, dim)
 
-    def _warm_up(self, target: Target, driver: Driver, seed: int, state: Any) -> Any:
+    def noise(self, target: Target, seed: int, start: int, count: int, phase: str) -> dict[str, Any]:
+        """Of ``count`` steps, along a leading axis; warm-up and draws have a stream each."""
+        return target.backend.noise(2 * seed + (phase == "draws"), start, self.spec(target.layout.dim), count)
+
+    def scan(self, target: Target, before: Callable[[Any], Any], after: Callable[..., Any], calls: int) -> Any:
+        """Compiled ``(carry, noise, arrays) -> (carry, reports)`` of a step for each row of noise.
+
+        Args:
+            before: ``carry -> state``.
+            after: ``(carry, seen, state, info, noise) -> (carry, report)``, where ``seen`` is the state before the
+                step, or what else the kernel shows to :meth:`adapt_own`.
+        """
+        xp, step = target.backend.xp, self.kernel()
+
+        def transition(carry: Any, noise: Any, arrays: Any) -> tuple[Any, Any]:
+            state = before(carry)
+            moved, info = step(xp, target.density(arrays), state, noise)
+            return after(carry, state, moved, info, noise)
+
+        return target.backend.scan(transition, calls=calls)
+
+    def key(self) -> tuple[Any, ...]:
+        """What the kernel is compiled for, besides its class."""
+        return ()
+
+    def step_shape(self) -> tuple[int, ...]:
         """Each chain adapts a step size of its own: with one for all, three chains that accept and one that never moves
         have the acceptance rate asked for. The draws share their geometric mean.
         """
-        xp, backend = target.backend.xp, target.backend
-        advance, done = self._warming(target), 0
-        learned = self._untaught(target, self.step_size or _START_STEP)
-        if self.step_size is None and self.num_warmup:
-            state = state._replace(step_size=xp.exp(learned.step_size.log_step))
+        return (self.num_chains, 1)
+
+    def shown(self, xp: Any, state: Any, info: Any) -> Any:
+        """What dual averaging sees of a step, in the shape of the step sizes: acceptance rates."""
+        return info.acceptance_rate[:, None]
+
+    def goal(self) -> float:
+        """What dual averaging steers :meth:`shown` to."""
+        return self.target_accept_prob
+
+    def own(self, xp: Any, dim: int, rescaled: bool) -> Any:
+        """What else is adapted, at the start, and after the coordinates have been rescaled."""
+        return ()
+
+    def adapt_own(self, xp: Any, own: Any, seen: Any, state: Any, info: Any, noise: Any) -> Any:
+        """What else is adapted, after a step."""
+        return own
+
+    def use(self, xp: Any, state: Any, learned: Learned) -> Any:
+        """The state with what the next step of warm-up shall use."""
+        return state if self.step_size else state._replace(step_size=xp.exp(learned.step_size.log_step))
+
+    def settle(self, xp: Any, state: Any, learned: Learned) -> Any:
+        """The state with what the draws shall use."""
+        return state if self.step_size else state._replace(step_size=_mean_step(xp, learned))
+
+    def attrs(self, target: Target, state: Any) -> dict[str, Any]:
+        """What a result should say of the kernel."""
+        return {}
+
+    def doubts(self, target: Target, state: Any, stats: Mapping[str, np.ndarray]) -> list[str]:
+        """Warnings of the kernel's own."""
+        if self.exact:
+            return []
+        rate = float(stats["acceptance_rate"].mean())
+        return [
+            f"{self.name} takes every proposal, so that its draws are biased by the step size: a Metropolis test would "
+            f"have accepted {rate:.1%} of them. Use {self.unbiased} for draws without this bias"
+        ]
+
+    # Compiled -------------------------------------------------------------------------------------------------
+
+    def init_state(self, target: Target, position: Any) -> Any:
+        """The state of chains that start at ``position`` (chains, dim), unit scale."""
+        xp, kind = target.backend.xp, self.preconditioner
+
+        def build(position: Any, arrays: Any) -> Any:
+            scale = preconditioning.start(xp, kind, target.layout.dim)
+            return self.make_state(xp, target.density(arrays), position, scale)
+
+        key = (self.name, "init", kind, self.step_size, *self.key())
+        made = target.compiled(key, lambda: target.backend.compile(build))
+        return made(position, target.arrays)
+
+    def advance(self, target: Target) -> Any:
+        """Compiled ``(state, noise, arrays) -> (state, report)``; noise has a leading axis of steps."""
+        xp = target.backend.xp
+
+        def after(carry: Any, seen: Any, state: Any, info: Any, noise: Any) -> tuple[Any, Any]:
+            return state, _reported(xp, state, info)
+
+        key = (self.name, "advance", *self.key())
+        return target.compiled(key, lambda: self.scan(target, lambda state: state, after, self.num_samples))
+
+    def warming(self, target: Target) -> Any:
+        """Compiled ``((state, learned), noise, arrays) -> ((state, learned), report)``."""
+        xp, goal, gradients = target.backend.xp, self.goal(), self.preconditioner == "low_rank"
+
+        def after(carry: Any, seen: Any, state: Any, info: Any, noise: Any) -> tuple[Any, Any]:
+            learned, rate = carry[1], self.shown(xp, state, info)
+            learned = Learned(
+                adaptation.adapt_step_size(xp, learned.step_size, rate, goal),
+                adaptation.add_draws(xp, learned.draws, state.position),
+                adaptation.add_draws(xp, learned.gradients, state.gradient),
+                self.adapt_own(xp, learned.own, seen, state, info, noise),
+            )
+            report = _reported(xp, state, info)
+            return (state, learned), {**report, "gradient": state.gradient} if gradients else report
+
+        def build() -> Any:
+            return self.scan(target, lambda both: self.use(xp, *both), after, self.num_warmup)
+
+        key = (self.name, "warming", self.step_size, goal, self.preconditioner, *self.key())
+        return target.compiled(key, build)
+
+    # Warm-up --------------------------------------------------------------------------------------------------
+
+    def warm_up(self, target: Target, driver: Driver, seed: int, state: Any) -> Any:
+        """In windows, as Stan's; after each that learns the preconditioner, what else is adapted begins anew."""
+        advance, done = self.warming(target), 0
+        learned = self.untaught(target, self.step_size or _FIRST_STEP, False)
+        state = self.use(target.backend.xp, state, learned) if self.num_warmup else state
         for length, learns in adaptation.windows(self.num_warmup):
 
             def chunk(both: Any, start: int, count: int, done: int = done) -> tuple[Any, Any]:
-                return advance(both, self._noise(target, seed, done + start, count, "warm-up"), target.arrays)
+                return advance(both, self.noise(target, seed, done + start, count, "warm-up"), target.arrays)
 
-            both, _, _ = driver.run(
-                chunk, (state, learned), length, label=f"{self.name} warm-up", chunk=_WARMUP_CHUNK, keep=False
-            )
-            (state, learned), done = both, done + length
+            (state, learned), report, _ = driver.run(
+                chunk, (state, learned), length, label=f"{self.name} warm-up", chunk=_WARMUP_CHUNK,
+                keep=learns and self.preconditioner == "low_rank", describe=_describe,
+            )  # fmt: skip
+            done += length
             if learns and self.preconditioner != "identity":
-                scale = adaptation.preconditioner(Moments(*backend.to_numpy(tuple(learned.moments))))
-                state = state._replace(scale=backend.asarray(scale))
-            if learns:
-                step_size = float(backend.to_numpy(_mean_step(xp, learned)))
-                learned = self._untaught(target, _restart(step_size, self.preconditioner))
-        if self.step_size is None and self.num_warmup:
-            state = state._replace(step_size=_mean_step(xp, learned))
-        return state
+                state = state._replace(scale=self._scale(target, learned, report))
+                learned = self.untaught(target, self.step_size or _NEXT_STEP, True)
+        return self.settle(target.backend.xp, state, learned) if self.num_warmup else state
 
-    def _untaught(self, target: Target, step_size: float) -> Adaptation:
+    def untaught(self, target: Target, step_size: float, rescaled: bool) -> Learned:
         """Adaptation that has seen no draws."""
         xp = target.backend.xp
-        return Adaptation(
-            adaptation.start_step_size(xp, step_size, (self.num_chains, 1)),
-            adaptation.start_moments(xp, target.layout.dim, self.preconditioner == "dense"),
-        )
+        none = adaptation.start_moments(xp, target.layout.dim, self.preconditioner == "dense")
+        start = adaptation.start_step_size(xp, step_size, self.step_shape())
+        return Learned(start, none, none, self.own(xp, target.layout.dim, rescaled))
 
-    def _warming(self, target: Target) -> Any:
-        xp, step, fixed, goal = target.backend.xp, type(self).step, self.step_size, self.target_accept_prob
-
-        def transition(both: Any, noise: Any, arrays: Any) -> tuple[Any, Any]:
-            state, learned = both
-            state, info = step(xp, target.density(arrays), state, noise)
-            rate = info.acceptance_rate
-            step_size = adaptation.adapt_step_size(xp, learned.step_size, rate[:, None], goal)
-            if fixed is None:
-                state = state._replace(step_size=xp.exp(step_size.log_step))
-            moments = adaptation.add_draws(xp, learned.moments, state.position)
-            return (state, Adaptation(step_size, moments)), {"acceptance_rate": rate}
-
-        key = (self.name, "warming", fixed, goal, self.preconditioner)
-        return target.compiled(key, lambda: target.backend.scan(transition, calls=self.num_warmup))
-
-    def _outcome(self, report: Mapping[str, np.ndarray]) -> Outcome:
-        stats = {name: np.swapaxes(x, 0, 1) for name, x in report.items()}
-        positions = stats.pop("position")
-        found = []
-        if not self.exact:
-            rate = float(stats["acceptance_rate"].mean())
-            found = [
-                f"{self.name} takes every proposal, so that its draws are biased by the step size: a Metropolis "
-                "test would "
-                f"have accepted {rate:.1%} of them. Use engine='mala' for draws without this bias"
-            ]
-        return Outcome(
-            positions=positions, stats=stats, exact=self.exact, attrs={"biased": not self.exact}, warnings=found
-        )
+    def _scale(self, target: Target, learned: Learned, report: Mapping[str, np.ndarray]) -> Any:
+        """The preconditioner that the last window taught."""
+        backend = target.backend
+        held = (Moments(*backend.to_numpy(tuple(m))) for m in (learned.draws, learned.gradients))
+        scale = preconditioning.from_moments(*held)
+        if self.preconditioner != "low_rank":
+            return backend.asarray(scale)
+        draws, gradients = (report[name].reshape(-1, target.layout.dim) for name in ("position", "gradient"))
+        found = preconditioning.from_draws(draws, gradients, scale)
+        return type(found)(*map(backend.asarray, found))
 
 
-def _mean_step(xp: Any, learned: Adaptation) -> Any:
+def _mean_step(xp: Any, learned: Learned) -> Any:
     """Geometric mean over chains of the adapted step sizes; scalar."""
     return xp.exp(xp.mean(learned.step_size.log_average))
 
 
-def _restart(step_size: float, preconditioner: str) -> float:
-    """A first step size for the next window: with a preconditioner it is in units of standard deviations."""
-    return step_size if preconditioner == "identity" else 0.5
-
-
 def _reported(xp: Any, state: Any, info: Any) -> dict[str, Any]:
-    step_size = state.step_size + xp.zeros(state.log_density.shape)
-    return {
-        "acceptance_rate": info.acceptance_rate,
-        "energy": -state.log_density,
-        "energy_error": info.energy_error,
-        "diverging": info.diverging,
-        "step_size": step_size,
-    }
+    """Sample statistics, all (chains, ...)."""
+    none = xp.zeros(state.log_density.shape)
+    each = {name: v if getattr(v, "shape", ()) else v + xp.astype(none, v.dtype) for name, v in info._asdict().items()}
+    step_size = none + (state.step_size[:, 0] if state.step_size.ndim == 2 else state.step_size)
+    return {"position": state.position, "lp": state.log_density, "step_size": step_size, **each}
 
 
 def _describe(report: Mapping[str, np.ndarray]) -> str:
-    return f"acceptance {report['acceptance_rate'].mean():.2f}"
+    steps = f", {report['n_steps'].mean():.0f} steps" if "n_steps" in report else ""
+    divergences = int(report["diverging"].sum())
+    return f"divergences {divergences}, acceptance {report['acceptance_rate'].mean():.2f}{steps}"

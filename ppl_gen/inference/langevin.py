@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from ppl_gen.inference.preconditioning import times, transposed
 from ppl_gen.target import Density
 
 
@@ -15,7 +16,7 @@ class State(NamedTuple):
         log_density: (chains,).
         gradient: of the log density, (chains, dim).
         step_size: scalar, or (chains, 1) in warm-up.
-        scale: preconditioner S with S S^T a covariance: (dim,) of a diagonal, or (dim, dim) lower triangular.
+        scale: preconditioner S with S S^T a covariance, in a form of :mod:`preconditioning`.
     """
 
     position: Any
@@ -26,9 +27,10 @@ class State(NamedTuple):
 
 
 class Info(NamedTuple):
-    """Reported of each step, all (chains,) but the step size."""
+    """Reported of each step, all (chains,)."""
 
     acceptance_rate: Any
+    energy: Any
     energy_error: Any
     diverging: Any
 
@@ -59,19 +61,9 @@ def propose(xp: Any, target: Density, state: State, xi: Any) -> tuple[State, Any
     return State(position, log_density, gradient, h, state.scale), log_ratio
 
 
-def times(scale: Any, v: Any) -> Any:
-    """S v for each row of v."""
-    return v @ scale.T if scale.ndim == 2 else v * scale
-
-
-def transposed(scale: Any, v: Any) -> Any:
-    """S^T v for each row of v."""
-    return v @ scale if scale.ndim == 2 else v * scale
-
-
-def info(xp: Any, log_ratio: Any) -> Info:
-    """What a step with this log ratio reports; it diverged where the density at the proposal is not finite.
+def info(xp: Any, moved: State, log_ratio: Any) -> Info:
+    """What a step to ``moved`` with this log ratio reports; it diverged where the density proposed is not finite.
 
     A long overshoot with a finite density is a rejected proposal like any other: no trajectory has been lost.
     """
-    return Info(xp.exp(xp.minimum(log_ratio, 0.0)), -log_ratio, ~xp.isfinite(log_ratio))
+    return Info(xp.exp(xp.minimum(log_ratio, 0.0)), -moved.log_density, -log_ratio, ~xp.isfinite(log_ratio))

@@ -31,4 +31,4 @@ class MALA(Chains):
             log_density=xp.where(accept, proposed.log_density, state.log_density),
             gradient=xp.where(accept[:, None], proposed.gradient, state.gradient),
         )
-        return moved, langevin.info(xp, log_ratio)
+        return moved, langevin.info(xp, moved, log_ratio)

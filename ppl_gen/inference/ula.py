@@ -35,4 +35,4 @@ class ULA(Chains):
             log_density=xp.where(fine, proposed.log_density, state.log_density),
             gradient=xp.where(fine[:, None], proposed.gradient, state.gradient),
         )
-        return moved, langevin.info(xp, log_ratio)
+        return moved, langevin.info(xp, moved, log_ratio)
