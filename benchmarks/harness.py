@@ -3,7 +3,8 @@
 A benchmark is a file of this folder with ``TITLE``, ``CASES`` (name -> what one run does) and two functions
 ``ours(case)`` and ``peer(case)``: each sets up and returns ``run() -> dict`` of quality figures, or a function that
 gives them; only ``run`` is timed. ``PER`` says how many operations a run holds, where a time of one operation is
-wanted. Where nobody else has what is measured, ``PEER`` is None and there is no ``peer``.
+wanted; ``RATE`` names the figure of quality that seconds are compared for one of. Where nobody else has what is
+measured, ``PEER`` is None and there is no ``peer``.
 """
 
 from __future__ import annotations
@@ -90,12 +91,14 @@ def _case(name: str, case: str, repeats: int, peer_python: str | None) -> dict[s
         for worker in sides.values():
             worker.close()
     result = {side: _summary(first[side], timed[side]) for side in sides}
-    return {**result, **(_compared(first, timed) if peer_python else {})}
+    rate = getattr(importlib.import_module(f"benchmarks.{name}"), "RATE", None)
+    return {**result, **(_compared(first, timed, rate) if peer_python else {})}
 
 
-def _compared(first: dict[str, Any], timed: dict[str, list[Any]]) -> dict[str, Any]:
+def _compared(first: dict[str, Any], timed: dict[str, list[Any]], rate: str | None) -> dict[str, Any]:
     """How many times faster ours is: in the middle of pairs of runs, in each pair, and at first."""
-    ratios = [p["seconds"] / o["seconds"] for o, p in zip(timed["ours"], timed["peer"], strict=True)]
+    cost = {side: [r["seconds"] / (r["quality"][rate] if rate else 1.0) for r in runs] for side, runs in timed.items()}
+    ratios = [p / o for o, p in zip(cost["ours"], cost["peer"], strict=True)]
     cold = {side: run["setup"] + run["seconds"] for side, run in first.items()}
     return {
         "times_faster": statistics.median(ratios),
