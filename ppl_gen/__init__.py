@@ -3,7 +3,7 @@
 from ppl_gen import inference, models
 from ppl_gen.backends.protocol import UnsupportedError
 from ppl_gen.checks import ProgramError
-from ppl_gen.infer import check, engines, infer, load
+from ppl_gen.infer import check, engines, infer, load, resume
 from ppl_gen.primitives import deterministic, dist, factor, mask, module, on, param, plate, sample, scale, xp
 from ppl_gen.program import DataError, Program, program
 

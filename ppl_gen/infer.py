@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import time
 import warnings
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ppl_gen import backends
+from ppl_gen.backends.protocol import UnsupportedError
 from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.engine import Engine, resolve
 from ppl_gen.inference.engine import engines as engines
-from ppl_gen.program import as_program
+from ppl_gen.program import Program, as_program
+from ppl_gen.results import groups, resuming
+from ppl_gen.results.checkpoint import Checkpoint, check_place
 from ppl_gen.results.run import Run, Setting
 from ppl_gen.target import Target
 
@@ -25,6 +30,7 @@ def infer(
     progress: bool = True,
     precision: str = "float64",
     device: str | None = None,
+    checkpoint: str | Path | None = None,
     **engine_options: Any,
 ) -> Run:
     """Infer the unknowns of ``program`` from ``data``.
@@ -38,28 +44,101 @@ def infer(
         progress: show a bar on what takes more than two seconds.
         precision: "float64" or "float32".
         device: "cpu" (where None), "cuda", "cuda:1", ...
+        checkpoint: a folder, ``run.zarr``, that draws and state are written to as they come: memory stays bounded for
+            any number of draws, and :func:`resume` goes on after a kill at any moment. ArviZ and xarray read it once
+            the run is finished.
         engine_options: hyperparameters of the engine, when it is given by name.
 
     Raises:
         ValueError, TypeError: an unknown name or a wrong option, or data that do not fit (DataError, ProgramError).
-        UnsupportedError: the program lacks what the engine needs; says which engines would work.
+        UnsupportedError: the program lacks what the engine needs; says which engines would work. Also where the engine
+            cannot be kept in a checkpoint.
+        FileExistsError, OSError: ``checkpoint`` is there already, or cannot be written.
     """
     seed = _checked_seed(seed)
     chosen = resolve(engine, engine_options)
-    room = backends.get(backend)
-    declared = as_program(program)
     setting = Setting(backend, precision, device, seed)
+    place = None if checkpoint is None else check_place(checkpoint)
+    return _run(as_program(program), data, chosen, setting, progress, place)
+
+
+def resume(
+    path: str | Path, program: Any = None, data: Any = None, engine: Engine | None = None, progress: bool = True
+) -> Run:
+    """Go on with a run that ``infer(checkpoint=path)`` began, from its last commit and to the same numbers.
+
+    A run that has ended is returned. The same numbers to the bit come on the same kind of machine with the same
+    versions of the libraries; a warning says where these have changed.
+
+    Args:
+        program: the one of the run, since a file holds no code; found by itself where this process has declared it, or
+            where it is a model of ``pg.models``.
+        data: those of the run; needed only where other things than arrays and numbers are among them.
+        engine: the engine object; needed only where its options are functions or objects.
+        progress: show a bar on what takes more than two seconds.
+
+    Raises:
+        FileNotFoundError, CorruptFileError: there is no checkpoint, or one that is damaged; names the file.
+        ValueError: the program, data or options are not those of the run, or must be passed.
+    """
+    journal = Checkpoint.open(path)
+    said = journal.about
+    try:
+        found = resuming.program_of(said, program, journal.path)
+        chosen = resuming.engine_of(said, engine)
+        held = resuming.data_of(said, journal.data()) if data is None else data
+        if said["versions"] != resuming.versions():
+            warnings.warn(_other_versions(said["versions"]), RuntimeWarning, stacklevel=2)
+        return _run(found, held, chosen, Setting(**said["setting"]), progress, journal)
+    finally:
+        journal.close()
+
+
+def _other_versions(was: dict[str, str]) -> str:
+    now = resuming.versions()
+    off = ", ".join(f"{n} {v}, now {now.get(n)}" for n, v in was.items() if now.get(n) != v)
+    return f"the checkpoint was begun with other libraries ({off}): the rest of the run may differ in the last digits"
+
+
+def _run(
+    declared: Program, data: Any, chosen: Engine, setting: Setting, progress: bool, place: Path | Checkpoint | None
+) -> Run:
+    room = backends.get(setting.backend)
     began = time.perf_counter()
-    with room.scope(precision=precision, device=device, seed=seed):
+    with room.scope(precision=setting.precision, device=setting.device, seed=setting.seed), ExitStack() as stack:
         rows = chosen.rows_at_once(declared)
         target = Target(declared.bind(data, room, (setting.precision, setting.device), rows))
         chosen.check(target)
-        outcome = chosen.run(target, Driver(room.to_numpy, progress), seed)
-        run = Run.of(target, setting, chosen, outcome)
+        if place is None:
+            run = Run.of(target, setting, chosen, chosen.run(target, Driver(room.to_numpy, progress), setting.seed))
+        else:
+            journal = _journal(place, target, chosen, setting, stack)
+            outcome = chosen.run(target, Driver(room.to_numpy, progress, journal), setting.seed)
+            run = Run.of(target, setting, chosen, outcome, groups.keeping(journal))
+            groups.finish(journal, run)
     run.attrs["inference_time"] = time.perf_counter() - began
     for message in run.warnings:
-        warnings.warn(message, RuntimeWarning, stacklevel=2)
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
     return run
+
+
+def _journal(
+    place: Path | Checkpoint, target: Target, chosen: Engine, setting: Setting, stack: ExitStack
+) -> Checkpoint:
+    """The checkpoint of a run, made if it is new."""
+    if not chosen.resumes or getattr(chosen, "processes", False):
+        where = f"{chosen.name} with processes=True" if chosen.resumes else chosen.name
+        able = ", ".join(repr(n) for n in engines() if resolve(n, {}).resumes)
+        raise UnsupportedError(f"{where} cannot be kept in a checkpoint: leave out checkpoint=, or use one of {able}")
+    if isinstance(place, Checkpoint):
+        resuming.require_data(place.about, target.bound, place.path)
+        journal = place
+    else:
+        said, arrays = resuming.about(target.program, chosen, asdict(setting), target.bound)
+        journal = Checkpoint.create(place, said, arrays)
+        stack.callback(journal.close)
+    journal.backend = target.backend
+    return journal
 
 
 def _checked_seed(seed: Any) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,14 @@ from ppl_gen.missing import Missing, split
 from ppl_gen.surroundings import surroundings
 
 GUIDES = ("normal", "diagonal", "multivariate_normal", "low_rank", "delta", "laplace")
+
+
+_declared: weakref.WeakSet[Program] = weakref.WeakSet()
+
+
+def declared(name: str) -> list[Program]:
+    """The programs of a name that this process has declared and not forgotten."""
+    return [p for p in _declared if p.name == name]
 
 
 class Program:
@@ -50,6 +59,7 @@ class Program:
         self.name = getattr(model, "__name__", type(model).__name__)
         self.__doc__ = getattr(model, "__doc__", None)
         self.compiled: dict[Any, Any] = {}
+        _declared.add(self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.model(*args, **kwargs)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from ppl_gen.results import storage
+from ppl_gen.results import durable, storage
 from ppl_gen.results.arviz import datasets_of, to_idata
 from ppl_gen.results.storage import CorruptFileError, load_result, save_result
 
@@ -183,8 +183,8 @@ def test_damage_is_named(tmp_path, saved, case):
 def sign_again(run, name):
     """What is in the folder now matches its checksums: as if something else had written it."""
     def change(manifest):
-        manifest["run"]["files"][name] = storage._fingerprint(run / name)
-        manifest["sha256"] = storage._body_hash(manifest["run"])
+        manifest["run"]["files"][name] = durable.fingerprint(run / name)
+        manifest["sha256"] = durable.body_hash(manifest["run"])
     edit_manifest(change)(run)
 
 

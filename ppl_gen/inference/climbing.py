@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -28,6 +28,8 @@ class Climbing(Engine):
         init: site -> starting value, constrained.
         weights: how often each row counts, (rows,); None for once.
     """
+
+    resumes: ClassVar[bool] = True
 
     num_steps: int = 1000
     tolerance: float = 1e-9

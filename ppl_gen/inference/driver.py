@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from tqdm.auto import tqdm
 
-Report = dict[str, np.ndarray]
+from ppl_gen.inference.journal import Journal, Memory, Phase, Record, Report
+
 ENDLESS = 10**9  # steps of a run that ends when its data do
 
 
@@ -20,10 +20,12 @@ class Driver:
     Attributes:
         to_numpy: moves a tree of the backend's arrays to the host.
         progress: show a bar on what takes more than two seconds.
+        journal: where it is written down how far each run has come; what it finds there, it does not run again.
     """
 
     to_numpy: Callable[[Any], Any]
     progress: bool = True
+    journal: Journal = field(default_factory=Memory)
 
     def run(
         self,
@@ -44,29 +46,47 @@ class Driver:
             chunk: steps at most in one compiled call; all calls but the last have the same length.
             thinning: every how many-th step is kept.
             keep: False drops the reports (warm-up).
-            stop: called after each chunk with the states before and after it; a reason ends the run.
+            stop: called after each chunk with the states before and after it; a reason ends the run. One that
+                ``remembers`` what it saw is called again, on resuming, with the chunks that have been.
             describe: what the bar says of the last chunk.
 
         Returns:
             the last state; the kept reports, name -> (kept steps, ...); why it stopped early, or None.
         """
         size = _chunk(num_steps, chunk)
-        kept: list[Report] = []
-        reason, done = None, 0
+        record = self.journal.begin(Phase(label, num_steps, size, thinning, keep), state)
+        before, state, done, reason = record.before, record.state, record.done, record.reason
+        if done and getattr(stop, "remembers", False):
+            _remind(stop, record, size)
         total = num_steps if num_steps < ENDLESS else None
-        with tqdm(total=total, desc=label, delay=2.0, disable=not self.progress, leave=False) as bar:
+        with tqdm(total=total, initial=done, desc=label, delay=2.0, disable=not self.progress, leave=False) as bar:
             while done < num_steps and reason is None:
                 count = min(size, num_steps - done)
                 before = state
                 state, report = advance(state, done, count)
                 report = self.to_numpy(report)
                 reason = stop(before, state, report)
-                if keep:
-                    kept.append({k: v[_first(done, thinning) :: thinning] for k, v in report.items()})
+                kept = _thinned(report, done, thinning) if keep else {}
                 done += count
+                record.add(state, kept, done, last=done >= num_steps or reason is not None)
                 bar.update(count)
                 bar.set_postfix_str(describe(report), refresh=False)
-        return state, _join(kept), reason
+        record.close(before, state, reason)
+        return state, record.reports(), reason
+
+
+def _remind(stop: Callable[[Any, Any, Report], str | None], record: Record, size: int) -> None:
+    """Show the chunks that have been to what decides on stopping; it had the states of the last one only to keep."""
+    reports = record.reports()
+    for first in range(0, record.done, size):
+        stop(record.before, record.state, {k: v[first : first + size] for k, v in reports.items()})
+
+
+def _thinned(report: Report, done: int, thinning: int) -> Report:
+    """What is kept of a chunk; copies, since a view would keep all of it in memory."""
+    if thinning == 1:
+        return report
+    return {k: v[_first(done, thinning) :: thinning].copy() for k, v in report.items()}
 
 
 def _first(done: int, thinning: int) -> int:
@@ -80,9 +100,3 @@ def _chunk(num_steps: int, most: int) -> int:
         return max(num_steps, 1)
     best = max(d for d in range(1, most + 1) if num_steps % d == 0)
     return best if best >= most // 4 else most
-
-
-def _join(reports: list[Report]) -> Report:
-    if not reports:
-        return {}
-    return {k: np.concatenate([r[k] for r in reports]) for k in reports[0]}

@@ -52,6 +52,7 @@ class Engine:
 
     name: ClassVar[str] = ""
     needs: ClassVar[str] = ""
+    resumes: ClassVar[bool] = False  # True where all that it carries along goes through the driver, as states
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

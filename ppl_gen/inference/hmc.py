@@ -116,7 +116,7 @@ class NUTS(HMC):
 
 def outcome(report: Mapping[str, np.ndarray]) -> Outcome:
     """Reports (draw, chain, ...) as an outcome (chain, draw, ...)."""
-    stats = {name: np.swapaxes(np.asarray(x), 0, 1) for name, x in report.items()}
+    stats = {name: np.swapaxes(x, 0, 1) for name, x in report.items()}
     positions = stats.pop("position")
     return Outcome(positions=positions, stats=stats)
 

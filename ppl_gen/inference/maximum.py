@@ -50,6 +50,7 @@ class MAP(Engine):
 
     name: ClassVar[str] = "map"
     needs: ClassVar[str] = "continuous latents or params"
+    resumes: ClassVar[bool] = True
 
     objective: str = "posterior"
     optimizer: Any = "lbfgs"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ppl_gen.inference.engine import Engine, between, not_negative, positive
 from ppl_gen.inference.starts import check_init
@@ -22,6 +22,8 @@ class Sampler(Engine):
         target_accept_prob: that dual averaging steers the step size to.
         init: site -> starting value, constrained.
     """
+
+    resumes: ClassVar[bool] = True
 
     num_warmup: int = 1000
     num_samples: int = 1000

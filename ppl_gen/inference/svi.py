@@ -48,6 +48,7 @@ class SVI(Engine):
 
     name: ClassVar[str] = "svi"
     needs: ClassVar[str] = "latents or params, and a guide or continuous latents for an autoguide"
+    resumes: ClassVar[bool] = True
 
     guide: Callable[..., Any] | str | None = None
     elbo: str = "auto"
@@ -169,6 +170,8 @@ class SVI(Engine):
 
 class _Watch:
     """Decides after each chunk whether to stop: a loss that is not finite, or one that no longer gains."""
+
+    remembers = True
 
     def __init__(self, engine: SVI):
         self.engine = engine

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -12,15 +12,29 @@ _RHAT = 1.01
 _ESS_PER_CHAIN = 100
 
 
-def diagnose(draws: Mapping[str, np.ndarray], stats: Mapping[str, np.ndarray]) -> list[str]:
-    """Warnings about the draws of a sampler.
+def diagnose(draws: Mapping[str, np.ndarray], stats: Mapping[str, np.ndarray], names: Iterable[str]) -> list[str]:
+    """Warnings about the draws of a sampler; one variable after the other is asked for, so that they may be in a file.
 
     Args:
-        draws: name -> (chain, draw, ...), latents only.
+        draws: name -> (chain, draw, ...).
         stats: name -> (chain, draw).
+        names: of the latents among the draws.
     """
-    found = [_divergences(stats), _saturated(stats), *_frozen(draws, stats), _unmixed(draws)]
+    mixing, moved = _Mixing(), np.zeros(0)
+    for name in names:
+        x = np.asarray(draws[name])
+        mixing.add(name, x)
+        if x.shape[1] > 1:
+            own = np.array([float(_changes(chain).mean()) for chain in x])
+            moved = np.maximum(moved, own) if moved.size else own
+    found = [_divergences(stats), _saturated(stats), *_frozen(moved, stats), mixing.message()]
     return [message for message in found if message]
+
+
+def _changes(chain: np.ndarray) -> np.ndarray:
+    """Whether each draw of a chain (draw, ...) differs from the one before."""
+    flat = chain.reshape(len(chain), -1)
+    return (flat[1:] != flat[:-1]).any(-1)
 
 
 def _divergences(stats: Mapping[str, np.ndarray]) -> str | None:
@@ -46,15 +60,14 @@ def _saturated(stats: Mapping[str, np.ndarray]) -> str | None:
     )
 
 
-def _frozen(draws: Mapping[str, np.ndarray], stats: Mapping[str, np.ndarray]) -> list[str]:
+def _frozen(moved: np.ndarray, stats: Mapping[str, np.ndarray]) -> list[str]:
     """A chain that hardly moves, or whose log density is far below that of the others, is stuck."""
-    messages = []
+    messages = [
+        f"chain {chain} hardly moved ({share:.1%} of its transitions): {_RESTART}"
+        for chain, share in enumerate(moved)
+        if share < 0.02
+    ]
     lp = stats.get("lp")
-    moves = [np.asarray(x).reshape(*x.shape[:2], -1) for x in draws.values() if x.shape[1] > 1]
-    for chain in range(len(moves[0]) if moves else 0):
-        moved = max(float((np.diff(m[chain], axis=0) != 0).any(-1).mean()) for m in moves)
-        if moved < 0.02:
-            messages.append(f"chain {chain} hardly moved ({moved:.1%} of its transitions): {_RESTART}")
     if lp is not None and len(lp) > 1:
         centre, spread = np.median(lp, 1), np.median(np.std(lp, 1)) + 1e-12
         for stuck in np.flatnonzero(np.median(centre) - centre > 20 * spread + 10):
@@ -68,25 +81,31 @@ def _frozen(draws: Mapping[str, np.ndarray], stats: Mapping[str, np.ndarray]) ->
 _RESTART = "leave it out of any summary; run again with another seed, more num_warmup, or init near the others"
 
 
-def _unmixed(draws: Mapping[str, np.ndarray]) -> str | None:
-    worst_rhat, worst_ess, at = 1.0, np.inf, ("", "")
-    for name, x in draws.items():
+class _Mixing:
+    """The worst R-hat and the smallest effective sample size of the variables seen."""
+
+    def __init__(self) -> None:
+        self.rhat, self.ess, self.chains = 1.0, np.inf, 0
+        self.rhat_at = self.ess_at = ""
+
+    def add(self, name: str, x: np.ndarray) -> None:
+        self.chains = max(self.chains, len(x))
         if x.shape[1] < 4 or not np.isfinite(x).all() or x.dtype.kind != "f" or not x.size:
-            continue
+            return
         rhat, ess = _varying(evaluation.rhat(x)), _varying(evaluation.ess(x))
-        if rhat.size and rhat.max() > worst_rhat:
-            worst_rhat, at = float(rhat.max()), (name, at[1])
-        if ess.size and ess.min() < worst_ess:
-            worst_ess, at = float(ess.min()), (at[0], name)
-    chains = max((len(x) for x in draws.values()), default=1)
-    if worst_rhat <= _RHAT and worst_ess >= _ESS_PER_CHAIN * chains:
-        return None
-    return (
-        f"the chains have not mixed enough: worst R-hat {worst_rhat:.3f} ({at[0] or 'none'}), smallest bulk ESS "
-        f"{worst_ess:.0f} ({at[1]}); expected at most {_RHAT} and at least {_ESS_PER_CHAIN} a chain. Draw more "
-        "samples, "
-        "warm up longer, or reparameterise"
-    )
+        if rhat.size and rhat.max() > self.rhat:
+            self.rhat, self.rhat_at = float(rhat.max()), name
+        if ess.size and ess.min() < self.ess:
+            self.ess, self.ess_at = float(ess.min()), name
+
+    def message(self) -> str | None:
+        if self.rhat <= _RHAT and self.ess >= _ESS_PER_CHAIN * (self.chains or 1):
+            return None
+        return (
+            f"the chains have not mixed enough: worst R-hat {self.rhat:.3f} ({self.rhat_at or 'none'}), smallest bulk "
+            f"ESS {self.ess:.0f} ({self.ess_at}); expected at most {_RHAT} and at least {_ESS_PER_CHAIN} a chain. Draw "
+            "more samples, warm up longer, or reparameterise"
+        )
 
 
 def _varying(values: np.ndarray) -> np.ndarray:

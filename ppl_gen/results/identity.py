@@ -20,19 +20,19 @@ def options(program: Program | None) -> dict[str, Any]:
     model = None if program is None else program.model
     if not dataclasses.is_dataclass(model):
         return {}
-    return {f.name: _plain(getattr(model, f.name)) for f in dataclasses.fields(model)}
+    return {f.name: plain(getattr(model, f.name)) for f in dataclasses.fields(model)}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Numbers, text, lists and dicts as they are; of anything else how it is written, less its place in memory."""
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
     if value is None or isinstance(value, str | bool | int | float):
         return value
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     return _ADDRESS.sub("", repr(value))
 
 
@@ -50,7 +50,7 @@ def require_same(program: Program, name: str, saved: Mapping[str, Any], path: An
         return
     came = options(program)
     fields = dataclasses.fields(program.model) if came else ()
-    known = {f.name: _plain(f.default) for f in fields if f.default is not dataclasses.MISSING} | dict(saved)
+    known = {f.name: plain(f.default) for f in fields if f.default is not dataclasses.MISSING} | dict(saved)
     off = [n for n in {**came, **saved} if n not in came or (n in known and not _equal(known[n], came[n]))]
     if off:
         differ = ", ".join(f"{n}={known[n]!r}, not {came.get(n, 'an option of it')!r}" for n in off)

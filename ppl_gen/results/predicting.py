@@ -10,6 +10,7 @@ import numpy as np
 from ppl_gen.backends.protocol import UnsupportedError
 from ppl_gen.checks import ProgramError
 from ppl_gen.expectation import Expectation, local_latents
+from ppl_gen.inference.engine import Outcome
 from ppl_gen.target import Target
 
 Draws = Mapping[str, np.ndarray]
@@ -17,6 +18,15 @@ Draws = Mapping[str, np.ndarray]
 
 class ShapeError(ProgramError):
     """A latent whose shape is not the one that it was inferred with."""
+
+
+def drawn(target: Target, outcome: Outcome) -> tuple[Draws, Draws, Draws]:
+    """The constrained draws of an outcome, their statistics and its params, components in order."""
+    posterior = dict(outcome.draws)
+    if outcome.positions is not None:
+        posterior.update(constrain(target, outcome.positions))
+    posterior, params = relabelled(target, posterior, outcome.params)
+    return posterior, outcome.stats, params
 
 
 def constrain(target: Target, positions: np.ndarray) -> dict[str, np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,8 +46,8 @@ class Run:
 
     engine: str
     setting: Setting
-    posterior: dict[str, np.ndarray]
-    stats: dict[str, np.ndarray] = field(default_factory=dict)
+    posterior: Mapping[str, np.ndarray]
+    stats: Mapping[str, np.ndarray] = field(default_factory=dict)
     params: dict[str, np.ndarray] = field(default_factory=dict)
     history: dict[str, np.ndarray] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -63,14 +63,13 @@ class Run:
     saved: dict[str, Any] = field(default_factory=dict)  # of a loaded run: the model's options, and its sites
 
     @classmethod
-    def of(cls, target: Target, setting: Setting, engine: Engine, outcome: Outcome) -> Run:
-        """The run of an engine's outcome; inside the backend's scope."""
-        posterior = dict(outcome.draws)
-        if outcome.positions is not None:
-            posterior.update(predicting.constrain(target, outcome.positions))
-        posterior, params = predicting.relabelled(target, posterior, outcome.params)
-        drawn = {n: posterior[n] for n in target.layout.names if n in posterior}
-        found = diagnose(drawn, outcome.stats) if "lp" in outcome.stats else []  # chains
+    def of(
+        cls, target: Target, setting: Setting, engine: Engine, outcome: Outcome, keep: Any = predicting.drawn
+    ) -> Run:
+        """The run of an engine's outcome, whose draws ``keep`` has made; inside the backend's scope."""
+        posterior, stats, params = keep(target, outcome)
+        names = [n for n in target.layout.names if n in posterior]
+        found = diagnose(posterior, stats, names) if "lp" in stats else []  # chains
         observed = {n: x for n in target.observed if (x := _observed(target, n)) is not None}
         unobserved = {n: x for n, x in target.bound.host.items() if n not in target.observed}
         constants = {n: x for n, x in unobserved.items() if not isinstance(x, np.memmap)}  # files stay where they are
@@ -78,9 +77,9 @@ class Run:
             engine.name,
             setting,
             posterior,
-            stats=outcome.stats,
+            stats=stats,
             params=params,
-            history=outcome.history,
+            history={n: np.asarray(x) for n, x in outcome.history.items()},
             warnings=outcome.warnings + found,
             attrs={"program": target.program.name, **outcome.attrs},
             exact=outcome.exact,
@@ -110,13 +109,13 @@ class Run:
         """
         from ppl_gen.results.arviz import to_idata
 
-        attrs = self._idata_attrs()
+        attrs = self.idata_attrs()
         if not self._has_log_likelihood() and self.program is not None:
             attrs["log_likelihood"] = "left out, draws times data are many: ask for run.log_likelihood"
         return to_idata(self._groups(), dims=self.dims, coords=self.coords, attrs=attrs)
 
-    def _groups(self) -> dict[str, dict[str, np.ndarray]]:
-        groups = {"posterior": self.posterior, "sample_stats": self.stats}
+    def _groups(self) -> dict[str, Mapping[str, np.ndarray]]:
+        groups: dict[str, Mapping[str, np.ndarray]] = {"posterior": self.posterior, "sample_stats": self.stats}
         if self._has_log_likelihood():
             groups["log_likelihood"] = self.log_likelihood
         return {**groups, "observed_data": self.observed, "constant_data": self.constants}
@@ -130,7 +129,8 @@ class Run:
         in_files = sum(x.size for x in fitted.values() if isinstance(x, np.memmap))
         return draws * max(in_files, sum(x.size for x in self.observed.values())) <= _MOST_LOG_LIKELIHOODS
 
-    def _idata_attrs(self) -> dict[str, Any]:
+    def idata_attrs(self) -> dict[str, Any]:
+        """What the root of :attr:`idata` says of the run."""
         attrs = {"inference": self.engine, "inference_library": f"ppl_gen, {self.setting.backend}"}
         return {**attrs, "exact": self.exact, **asdict(self.setting), **self.attrs}
 
@@ -170,7 +170,7 @@ class Run:
             drawn = predicting.predict(target, self.posterior, self.params, num_samples, seed, tuple(self.observed))
         groups = {"posterior_predictive": drawn, "observed_data": self.observed if data is None else {}}
         coords = self.coords if data is None else {}
-        return to_idata(groups, dims=naming.dims(target), coords=coords, attrs=self._idata_attrs())
+        return to_idata(groups, dims=naming.dims(target), coords=coords, attrs=self.idata_attrs())
 
     def sample(self, n: int = 1, seed: int = 0) -> Any:
         """``n`` new data from the fitted model.
@@ -276,7 +276,7 @@ class Run:
         """Latents of single data that are drawn beside a point: they belong to the fitted rows."""
         return [n for n in self.attrs.get("local_latents", "").split(", ") if n]
 
-    def _without_locals(self) -> dict[str, np.ndarray]:
+    def _without_locals(self) -> Mapping[str, np.ndarray]:
         """The posterior, of a point with drawn latents the point alone."""
         if not self._locals():
             return self.posterior

@@ -12,9 +12,7 @@ Loading runs no code: JSON, plain ``.npy`` arrays, netCDF.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 import os
 import shutil
 import uuid
@@ -25,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from ppl_gen.results.arviz import as_labels
+from ppl_gen.results.durable import body_hash, fingerprint, from_json, sync, sync_folder, to_json
 from ppl_gen.results.files import RESAVE, CorruptFileError, read_draws, read_npz, write_draws, write_npz
 
 __all__ = ["CorruptFileError", "load_result", "save_result"]
@@ -85,12 +84,12 @@ def load_result(path: Path | str) -> dict[str, Any]:
     for name in _FILES:
         _verify(folder / name, body["files"][name])
     return {
-        "meta": _from_json(body["meta"]),
+        "meta": from_json(body["meta"]),
         "params": read_npz(folder / _PARAMS),
         "groups": read_draws(folder / _DRAWS, body["groups"]),
         "history": read_npz(folder / _HISTORY),
         "dims": body["dims"],
-        "coords": {dim: np.array(_from_json(entry["labels"]), dtype=entry["dtype"])
+        "coords": {dim: np.array(from_json(entry["labels"]), dtype=entry["dtype"])
                    for dim, entry in body["coords"].items()},
     }
 
@@ -131,7 +130,7 @@ def _keep_other_files(old: Path, new: Path) -> None:
 
 def _swap(new: Path, path: Path) -> None:
     """Put ``new`` at ``path``. After an error or a kill, at any point, the old run or the new one loads."""
-    _sync_folder(new)
+    sync_folder(new)
     old = None
     if path.exists():
         old = _beside(path, "old")
@@ -142,7 +141,7 @@ def _swap(new: Path, path: Path) -> None:
         if old is not None:
             os.rename(old, path)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
     if old is not None:
         shutil.rmtree(old, ignore_errors=True)
 
@@ -173,21 +172,6 @@ def _existing(path: Path) -> Path:
     return aside
 
 
-def _sync(path: Path) -> None:
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    if os.name != "posix":
-        return  # other systems do not open folders
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 # --- writing -----------------------------------------------------------------------------------------------
 
 
@@ -196,63 +180,25 @@ def _write_files(folder: Path, meta: Mapping[str, Any], params: Mapping[str, np.
                  dims: Mapping[str, Sequence[str | None]], coords: Mapping[str, Sequence[Any]]) -> None:
     labels = {dim: as_labels(dim, values) for dim, values in coords.items()}
     body: dict[str, Any] = {
-        "meta": _to_json(meta, "meta"),
+        "meta": to_json(meta, "meta"),
         "dims": {name: list(own) for name, own in dims.items()},
-        "coords": {dim: {"dtype": own.dtype.str, "labels": _to_json(_json_numbers(own), f"coords[{dim!r}]")}
+        "coords": {dim: {"dtype": own.dtype.str, "labels": to_json(_json_numbers(own), f"coords[{dim!r}]")}
                    for dim, own in labels.items()},
     }
     body["groups"] = write_draws(folder / _DRAWS, groups, dims, labels, meta.get("attrs") or {})
     write_npz(folder / _PARAMS, params, "params")
     write_npz(folder / _HISTORY, history, "history")
     for name in _FILES:
-        _sync(folder / name)
-    body["files"] = {name: _fingerprint(folder / name) for name in _FILES}
-    manifest = {"format": FORMAT, "version": VERSION, "sha256": _body_hash(body), "run": body}
+        sync(folder / name)
+    body["files"] = {name: fingerprint(folder / name) for name in _FILES}
+    manifest = {"format": FORMAT, "version": VERSION, "sha256": body_hash(body), "run": body}
     (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    _sync(folder / _MANIFEST)
+    sync(folder / _MANIFEST)
 
 
 def _json_numbers(labels: np.ndarray) -> list[Any]:
     """Times as the whole numbers that they are counted in, everything else as it is."""
     return (labels.astype(np.int64) if labels.dtype.kind in "mM" else labels).tolist()
-
-
-def _to_json(value: Any, where: str) -> Any:
-    """``value`` in JSON's types. NaN and infinities, which JSON lacks, become ``{"$float": "nan"}``."""
-    if isinstance(value, (np.generic, np.ndarray)):
-        value = value.tolist()
-    if isinstance(value, float) and not math.isfinite(value):
-        return {"$float": repr(value)}
-    if value is None or isinstance(value, (str, bool, int, float)):
-        return value
-    if isinstance(value, Mapping):
-        wrong = [key for key in value if not isinstance(key, str)]
-        if wrong:
-            raise TypeError(f"{where} has the key {wrong[0]!r}; only text can be a key in {_MANIFEST}")
-        return {key: _to_json(item, f"{where}[{key!r}]") for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_to_json(item, f"{where}[{i}]") for i, item in enumerate(value)]
-    raise TypeError(f"{where} is a {type(value).__name__}, which cannot be saved; "
-                    "text, numbers, lists and dicts can")
-
-
-def _from_json(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_from_json(item) for item in value]
-    if isinstance(value, dict):
-        if value.keys() == {"$float"}:
-            return float(value["$float"])
-        return {key: _from_json(item) for key, item in value.items()}
-    return value
-
-
-def _body_hash(body: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-
-
-def _fingerprint(path: Path) -> dict[str, Any]:
-    with open(path, "rb") as file:
-        return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 # --- reading -----------------------------------------------------------------------------------------------
@@ -273,7 +219,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise CorruptFileError(path, f"version {VERSION}", f"version {manifest.get('version')!r}",
                                "load it with the release of ppl_gen that wrote it")
     body = manifest.get("run")
-    if not isinstance(body, dict) or manifest.get("sha256") != _body_hash(body):
+    if not isinstance(body, dict) or manifest.get("sha256") != body_hash(body):
         raise CorruptFileError(path, "content that matches its SHA-256", "altered content")
     return body
 
@@ -281,7 +227,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 def _verify(path: Path, stated: Mapping[str, Any]) -> None:
     if not path.is_file():
         raise CorruptFileError(path, f"a file of {stated['size']} bytes", "no such file")
-    found = _fingerprint(path)
+    found = fingerprint(path)
     if found["size"] != stated["size"]:
         raise CorruptFileError(path, f"{stated['size']} bytes", f"{found['size']} bytes")
     if found["sha256"] != stated["sha256"]:

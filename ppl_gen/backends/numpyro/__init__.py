@@ -18,6 +18,7 @@ from ppl_gen.backends.numpyro import (
     optimisers,
     processes,
     randomness,
+    states,
     tracing,
 )
 from ppl_gen.backends.protocol import Backend
@@ -59,6 +60,10 @@ class NumPyroBackend:
     map_draws = staticmethod(compiling.map_draws)
     noise = staticmethod(randomness.noise)
     key = staticmethod(randomness.key)
+    leaves = staticmethod(states.leaves)
+    rebuilt = staticmethod(states.rebuilt)
+    generator = staticmethod(states.generator)
+    set_generator = staticmethod(states.set_generator)
     on_host = staticmethod(compiling.on_host)
     num_processes = staticmethod(processes.num_processes)
     sum_over_processes = staticmethod(processes.sum_over_processes)

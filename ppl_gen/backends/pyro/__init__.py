@@ -13,7 +13,17 @@ from torch.utils import _pytree as pytree
 from ppl_gen.backends import activate
 from ppl_gen.backends.batching import sparing
 from ppl_gen.backends.protocol import Backend
-from ppl_gen.backends.pyro import arrays, compiling, distributions, native, optimisers, processes, randomness, tracing
+from ppl_gen.backends.pyro import (
+    arrays,
+    compiling,
+    distributions,
+    native,
+    optimisers,
+    processes,
+    randomness,
+    states,
+    tracing,
+)
 
 _PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 
@@ -66,6 +76,10 @@ class PyroBackend:
     map_draws = staticmethod(compiling.map_draws)
     noise = staticmethod(randomness.noise)
     key = staticmethod(randomness.key)
+    leaves = staticmethod(states.leaves)
+    rebuilt = staticmethod(states.rebuilt)
+    generator = staticmethod(states.generator)
+    set_generator = staticmethod(states.set_generator)
     on_host = staticmethod(compiling.on_host)
     num_processes = staticmethod(processes.num_processes)
     sum_over_processes = staticmethod(processes.sum_over_processes)

@@ -17,6 +17,7 @@ from torch.distributions import transform_to
 
 from ppl_gen.backends.protocol import Request
 from ppl_gen.backends.pyro.compiling import compile
+from ppl_gen.backends.pyro.kernel_state import Remembered, held_of_kernel, restore_kernel
 from ppl_gen.backends.pyro.optimisers import optimiser as make_optimiser
 from ppl_gen.backends.pyro.tracing import Assign
 
@@ -54,6 +55,14 @@ class _Recorded:
         if self.start_kinetic is None:
             self.start_kinetic = energy
         return energy
+
+    def held(self) -> dict[str, Any]:
+        """All that changes from transition to transition, but for the scope's generator."""
+        return held_of_kernel(self)
+
+    def restore(self, held: dict[str, Any]) -> None:
+        """Go on from what :meth:`held` has returned."""
+        restore_kernel(self, held)
 
 
 class _HMC(_Recorded, HMC):
@@ -177,7 +186,7 @@ class PyroSVI:
         self._traceable = elbo != "renyi"  # Pyro's Renyi bound has no differentiable loss
 
     def init(self, seed: int, arrays: Any, values: Mapping[str, Any] | None = None) -> Any:
-        """The initial state of a run: the parameters by name, constrained.
+        """The initial state of a run.
 
         An autoguide starts at ``values`` (site -> constrained), elsewhere at random.
         """
@@ -189,11 +198,13 @@ class PyroSVI:
         self._tensors = {name: store._params[name] for name in store}
         self._constraints = dict(store._constraints)
         self._solver = self._optimiser(list(self._tensors.values()))
-        return self._snapshot()
+        self._now = self._state()
+        return self._now
 
     def advance(self, state: Any, num_steps: int, arrays: Any) -> tuple[Any, dict[str, torch.Tensor]]:
         """``num_steps`` updates; reports the loss (negative ELBO) of each."""
-        del state
+        if state is not self._now:
+            self._load(state)
         losses = []
         for _ in range(num_steps):
             loss, gradients = self._loss_and_grads(arrays)
@@ -201,7 +212,20 @@ class PyroSVI:
                 tensor.grad = gradients[name]
             self._solver.step()
             losses.append(loss)
-        return self._snapshot(), {"loss": torch.stack(losses)}
+        self._now = self._state()
+        return self._now, {"loss": torch.stack(losses)}
+
+    def _state(self) -> dict[str, Any]:
+        """The parameters as the model sees them and as the optimiser does, and what the optimiser remembers of them."""
+        tensors = {name: x.detach().clone() for name, x in self._tensors.items()}
+        return {"params": self._snapshot(), "tensors": tensors, "solver": Remembered(self._solver.state_dict())}
+
+    def _load(self, state: dict[str, Any]) -> None:
+        """Go on from a state that may not be the one that the last steps led to."""
+        with torch.no_grad():
+            for name, tensor in self._tensors.items():
+                tensor.copy_(state["tensors"][name])
+        self._solver.load_state_dict(state["solver"].of_solver())
 
     def _loss_and_grads(self, arrays: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Of the current parameters: by a graph of the ELBO where it can be traced, else by Pyro itself."""
@@ -234,7 +258,7 @@ class PyroSVI:
 
     def params(self, state: Any) -> dict[str, torch.Tensor]:
         """The parameters by name, constrained."""
-        return state
+        return state["params"]
 
     def guide(self, arrays: Any) -> Any:
         """Run the guide; its params must be handed in by a request."""
