@@ -103,6 +103,8 @@ def _other_versions(was: dict[str, str]) -> str:
 def _run(
     declared: Program, data: Any, chosen: Engine, setting: Setting, progress: bool, place: Path | Checkpoint | None
 ) -> Run:
+    if place is not None:
+        _require_resumes(chosen)
     room = backends.get(setting.backend)
     began = time.perf_counter()
     with room.scope(precision=setting.precision, device=setting.device, seed=setting.seed), ExitStack() as stack:
@@ -122,14 +124,18 @@ def _run(
     return run
 
 
-def _journal(
-    place: Path | Checkpoint, target: Target, chosen: Engine, setting: Setting, stack: ExitStack
-) -> Checkpoint:
-    """The checkpoint of a run, made if it is new."""
+def _require_resumes(chosen: Engine) -> None:
+    """What the engine carries along goes through the driver, and one process does all of the work."""
     if not chosen.resumes or getattr(chosen, "processes", False):
         where = f"{chosen.name} with processes=True" if chosen.resumes else chosen.name
         able = ", ".join(repr(n) for n in engines() if resolve(n, {}).resumes)
         raise UnsupportedError(f"{where} cannot be kept in a checkpoint: leave out checkpoint=, or use one of {able}")
+
+
+def _journal(
+    place: Path | Checkpoint, target: Target, chosen: Engine, setting: Setting, stack: ExitStack
+) -> Checkpoint:
+    """The checkpoint of a run, made if it is new."""
     if isinstance(place, Checkpoint):
         resuming.require_data(place.about, target.bound, place.path)
         journal = place

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,15 +86,11 @@ def opened(folder: Path) -> Any:
     import zarr
 
     try:
-        return zarr.open_array(str(folder), mode="r+" if _may_write(folder) else "r")
+        mode = "r+" if os.access(folder, os.W_OK) else "r"
+        with zarr.config.set({"array.write_empty_chunks": True}):  # zeros too: a chunk that is missing is an error
+            return zarr.open_array(str(folder), mode=mode)
     except (OSError, ValueError, KeyError) as error:
         raise CorruptFileError(folder / "zarr.json", "a zarr array", f"none ({error})", REMEDY) from error
-
-
-def _may_write(folder: Path) -> bool:
-    import os
-
-    return os.access(folder, os.W_OK)
 
 
 def read(array: Any, file: Path, part: Any) -> np.ndarray:
