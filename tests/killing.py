@@ -1,6 +1,6 @@
 """A run that is killed again and again by SIGKILL, and one that is not; each attempt is a fork of one process.
 
-``python -m tests.killing FOLDER KILLS SEED`` writes FOLDER/killed.zarr and FOLDER/whole.zarr.
+``python -m tests.killing FOLDER KILLS SEED ENGINE BACKEND`` writes FOLDER/killed.zarr and FOLDER/whole.zarr.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ import ppl_gen as pg
 from ppl_gen import backends, dist
 from ppl_gen.results import checkpoint, chunked
 
-OPTIONS: dict[str, Any] = {"num_warmup": 300, "num_samples": 15000, "num_chains": 3, "thinning": 5}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "mala": {"num_warmup": 300, "num_samples": 15000, "num_chains": 3, "thinning": 5},
+    "nuts": {"num_warmup": 100, "num_samples": 150, "num_chains": 3, "thinning": 1},
+}
 DATA = {"y": np.array([1.2, -0.3, 2.5, 0.4, 1.9])}
 
 
@@ -58,7 +61,7 @@ def slow_rows(write: Any) -> Any:
     return in_parts
 
 
-def attempt(folder: Path, hooked: bool, begun: int) -> None:
+def attempt(folder: Path, engine: str, backend: str, hooked: bool, begun: int) -> None:
     """One process's part of the run; says through the pipe when a commit begins."""
     warnings.simplefilter("ignore")
     chunked._CHUNK_BYTES = 2**16  # several chunk files
@@ -76,17 +79,17 @@ def attempt(folder: Path, hooked: bool, begun: int) -> None:
     if (folder / "journal" / "manifest.json").exists():
         pg.resume(folder, progress=False)
     else:
-        pg.infer(spread, DATA, "mala", seed=5, progress=False, checkpoint=folder, **OPTIONS)
+        pg.infer(spread, DATA, engine, backend, seed=5, progress=False, checkpoint=folder, **OPTIONS[engine])
 
 
-def forked(folder: Path, kill: tuple[int, float] | None) -> bool:
+def forked(folder: Path, engine: str, backend: str, kill: tuple[int, float] | None) -> bool:
     """Run in a fork, killed so many seconds after it has begun so many commits; whether it came to its end."""
     readable, begun = os.pipe()
     child = os.fork()
     if not child:
         code = 1
         try:
-            attempt(folder, kill is not None, begun)
+            attempt(folder, engine, backend, kill is not None, begun)
             code = 0
         finally:
             os._exit(code)
@@ -102,18 +105,18 @@ def forked(folder: Path, kill: tuple[int, float] | None) -> bool:
     return not os.WIFSIGNALED(status)
 
 
-def main(folder: Path, kills: int, seed: int) -> list[tuple[int, int]]:
-    """Where each kill left the run: the phase that was under way, and its steps done."""
-    backends.get("numpyro")  # imported once; no fork has started JAX yet
+def main(folder: Path, kills: int, seed: int, engine: str, backend: str) -> list[tuple[int, int]]:
+    """Where each kill left the run: the steps of the phase that was under way, and those of them that were done."""
+    backends.get(backend)  # imported once; no fork has started JAX or PyTorch's threads yet
     rng, killed = random.Random(seed), folder / "killed.zarr"
     left: list[tuple[int, int]] = []
-    forked(folder / "whole.zarr", None)
-    while len(left) < kills and not forked(killed, (rng.randint(1, 4), rng.uniform(0.0, 0.03))):
+    forked(folder / "whole.zarr", engine, backend, None)
+    while len(left) < kills and not forked(killed, engine, backend, (rng.randint(1, 4), rng.uniform(0.0, 0.03))):
         last = json.loads((killed / "journal" / "manifest.json").read_text())["body"]["phases"][-1:]
         left += [(last[0]["num_steps"], last[0]["done"]) if last else (0, 0)]
-    forked(killed, None)
+    forked(killed, engine, backend, None)
     return left
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))))
+    print(json.dumps(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])))

@@ -126,8 +126,11 @@ class Checkpoint:
             self._lock = open(self.folder / _LOCK, "a")  # noqa: SIM115 (held as long as this object)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno in (errno.EACCES, errno.EROFS):
-                return  # a finished run may be read where nothing can be written
+            if error.errno in (errno.EACCES, errno.EROFS):  # a finished run may be read where nothing can be written
+                if self.finished:
+                    return
+                raise OSError(error.errno, f"{error.strerror}: {self.path} has not ended, and no more can be written "
+                              "there; copy it to a folder that can be written to") from error  # fmt: skip
             raise BlockingIOError(f"{self.path} is being run by another process: wait until it has ended") from None
 
     def close(self) -> None:
@@ -293,6 +296,9 @@ class Record:
 
     def _commit(self, state: Any, **changed: Any) -> None:
         backend, tail = self._journal.backend, joined(self._tail)
+        with self._journal.writing():
+            for rows in self._arrays.values():
+                rows.sync()
         before = changed.pop("before", None)
         arrays = {"state": backend.leaves(state), "random": backend.generator(), "tail": tail,
                   "before": {} if before is None else backend.leaves(before)}  # fmt: skip

@@ -13,7 +13,7 @@ from ppl_gen.results.durable import sync, sync_folder
 from ppl_gen.results.files import CorruptFileError
 
 REMEDY = "restore the folder from a copy, or run again to a new one; nothing was deleted"
-_CHUNK_BYTES = 2**22  # of all the arrays that go together
+_CHUNK_BYTES = 2**24  # of all the arrays that go together: few files, and little memory
 
 
 def rows_in_chunk(report: dict[str, np.ndarray]) -> int:
@@ -35,6 +35,7 @@ class Rows:
     def __init__(self, folder: Path, array: Any):
         self.folder, self._array = folder, array
         self.size: int = array.chunks[0]
+        self._unsynced: list[Path] = []
 
     @classmethod
     def new(cls, folder: Path, shape: tuple[int, ...], dtype: np.dtype, size: int) -> Rows:
@@ -44,6 +45,7 @@ class Rows:
         array = zarr.create_array(
             str(folder), shape=shape, chunks=(size, *(max(n, 1) for n in shape[1:])), dtype=dtype, fill_value=0,
             compressors=checked(), overwrite=True, config={"write_empty_chunks": True},
+            chunk_key_encoding={"name": "default", "separator": "."},
         )  # fmt: skip
         return cls(folder, array)
 
@@ -60,10 +62,16 @@ class Rows:
         """Chunk ``index``; fewer rows than ``size`` in the last one only."""
         start = index * self.size
         self._array[start : start + len(rows)] = rows
-        file = self._file(index)
-        if file.exists():  # none is there of rows without entries
-            sync(file)
-            sync_folder(file.parent)
+        self._unsynced.append(self._file(index))
+
+    def sync(self) -> None:
+        """Force to the disk what has been written since the last time."""
+        for file in self._unsynced:
+            if file.exists():  # none is there of rows without entries
+                sync(file)
+        if self._unsynced:
+            sync_folder(self.folder)
+        self._unsynced.clear()
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Rows from ``start`` up to ``stop``."""
@@ -74,7 +82,7 @@ class Rows:
         return found
 
     def _file(self, index: int) -> Path:
-        return self.folder.joinpath("c", str(index), *("0" for _ in self._array.shape[1:]))
+        return self.folder / ".".join(["c", str(index), *("0" for _ in self._array.shape[1:])])
 
 
 def opened(folder: Path) -> Any:

@@ -8,7 +8,7 @@ import importlib.metadata
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -128,17 +128,31 @@ def _other_code(said: Mapping[str, Any], program: Program) -> bool:
 
 
 def code(program: Program) -> str:
-    """A hash of the functions of a program and of the numbers, texts and arrays that they read from around them."""
+    """A hash of the functions of a program, those of the same module that they call by name, and what they read.
+
+    That is defaults, and numbers, texts and arrays from around them; functions of other modules count by their name.
+    """
     found = hashlib.sha256()
     for function in (program.model, program.guide):
         inner = getattr(function, "__wrapped__", function)
-        if isinstance(getattr(inner, "__code__", None), CodeType):
-            _add_code(found, inner.__code__)
-            for name, value in _around(inner):
-                _add_value(found, name, value)
+        if isinstance(inner, FunctionType):
+            _add_function(found, inner, set())
         else:
             found.update((function if isinstance(function, str) else type(function).__name__).encode())
     return found.hexdigest()
+
+
+def _add_function(found: Any, function: FunctionType, seen: set[FunctionType]) -> None:
+    seen.add(function)
+    _add_code(found, function.__code__)
+    defaults = {"defaults": function.__defaults__, **(function.__kwdefaults__ or {})}
+    for name, value in (*defaults.items(), *_around(function)):
+        inner = value.model if isinstance(value, Program) else value
+        if isinstance(inner, FunctionType) and inner.__module__ == function.__module__:
+            if inner not in seen:
+                _add_function(found, inner, seen)
+        else:
+            _add_value(found, name, value)
 
 
 def _add_code(found: Any, code: CodeType) -> None:
@@ -152,7 +166,7 @@ def _add_code(found: Any, code: CodeType) -> None:
             found.update(repr(constant).encode())
 
 
-def _around(function: Any) -> list[tuple[str, Any]]:
+def _around(function: FunctionType) -> list[tuple[str, Any]]:
     """Globals and closure variables that a function names."""
     names = function.__code__.co_names
     held = {n: function.__globals__[n] for n in names if n in function.__globals__}
