@@ -23,7 +23,7 @@ from ppl_gen.results import checkpoint, chunked
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "mala": {"num_warmup": 300, "num_samples": 15000, "num_chains": 3, "thinning": 5},
-    "nuts": {"num_warmup": 100, "num_samples": 150, "num_chains": 3, "thinning": 1},
+    "nuts": {"num_warmup": 100, "num_samples": 425, "num_chains": 3, "thinning": 1},
 }
 DATA = {"y": np.array([1.2, -0.3, 2.5, 0.4, 1.9])}
 

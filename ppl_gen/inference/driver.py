@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from tqdm.auto import tqdm
 
 from ppl_gen.inference.journal import Journal, Memory, Phase, Record, Report
@@ -77,7 +78,7 @@ class Driver:
 
 def _remind(stop: Callable[[Any, Any, Report], str | None], record: Record, size: int) -> None:
     """Show the chunks that have been to what decides on stopping; it had the states of the last one only to keep."""
-    reports = record.reports()
+    reports = {k: np.asarray(v) for k, v in record.reports().items()}
     for first in range(0, record.done, size):
         stop(record.before, record.state, {k: v[first : first + size] for k, v in reports.items()})
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,7 +39,9 @@ def about(program: Program, engine: Engine, setting: Mapping[str, Any], bound: B
 
 def versions() -> dict[str, str]:
     """Of the libraries that make the numbers."""
-    return {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    from importlib.metadata import version
+
+    return {name: version(name) for name in _LIBRARIES}
 
 
 # Engines ------------------------------------------------------------------------------------------------------

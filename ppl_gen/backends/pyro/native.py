@@ -203,8 +203,7 @@ class PyroSVI:
 
     def advance(self, state: Any, num_steps: int, arrays: Any) -> tuple[Any, dict[str, torch.Tensor]]:
         """``num_steps`` updates; reports the loss (negative ELBO) of each."""
-        if state is not self._now:
-            self._load(state)
+        self._load(state)
         losses = []
         for _ in range(num_steps):
             loss, gradients = self._loss_and_grads(arrays)
@@ -222,6 +221,9 @@ class PyroSVI:
 
     def _load(self, state: dict[str, Any]) -> None:
         """Go on from a state that may not be the one that the last steps led to."""
+        if state is self._now:
+            return
+        self._now = state
         with torch.no_grad():
             for name, tensor in self._tensors.items():
                 tensor.copy_(state["tensors"][name])
@@ -258,6 +260,7 @@ class PyroSVI:
 
     def params(self, state: Any) -> dict[str, torch.Tensor]:
         """The parameters by name, constrained."""
+        self._load(state)  # a guide may read them from its module, not by name
         return state["params"]
 
     def guide(self, arrays: Any) -> Any:
