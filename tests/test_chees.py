@@ -79,7 +79,7 @@ def test_both_backends_take_the_same_trajectories():
             target = Target(conjugate.bind(DATA, room))
             state = engine.init_state(target, room.asarray(start))
             held = {name: room.asarray(v) for name, v in noise.items()}
-            both = state, engine.untaught(target, 0.1, True)
+            both = state, engine.untaught(target, True)
             (state, learned), warm = engine.warming(target)(both, held, target.arrays)
             _, report = engine.advance(target)(state, held, target.arrays)
             found.append(room.to_numpy((learned, warm, report)))

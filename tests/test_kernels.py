@@ -102,7 +102,7 @@ def test_both_backends_take_the_same_steps(name):
             target = Target(conjugate.bind(DATA, room))
             state = engine.init_state(target, room.asarray(start))
             held = {n: room.asarray(v) for n, v in noise.items()}
-            learned = engine.untaught(target, 0.1, True)
+            learned = engine.untaught(target, True)
             both = engine.use(room.xp, state, learned), learned
             (state, learned), warm = engine.warming(target)(both, held, target.arrays)
             state = engine.settle(room.xp, state, learned)

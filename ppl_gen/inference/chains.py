@@ -14,7 +14,6 @@ from ppl_gen.inference.adaptation import Moments, StepSize
 from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.engine import Outcome, between, one_of
 from ppl_gen.inference.sampler import Sampler
-from ppl_gen.inference.starts import starts
 from ppl_gen.target import Target
 
 _WARMUP_CHUNK, _CHUNK = 25, 250
@@ -52,7 +51,7 @@ class Chains(Sampler):
         preconditioner: "diagonal", "dense" or "low_rank", from the pooled warm-up draws and their gradients;
             "identity" for none.
         step_size: fixes the step size and turns its adaptation off.
-        init: site -> starting value, constrained.
+        init, start: where chains start, as of every sampler.
     """
 
     exact: ClassVar[bool] = True
@@ -73,8 +72,10 @@ class Chains(Sampler):
             between(self, 0, math.inf, "step_size")
 
     def run(self, target: Target, driver: Driver, seed: int) -> Outcome:
-        position = starts(target, self.num_chains, seed, self.init)
-        state = self.warm_up(target, driver, seed, self.init_state(target, position))
+        begun = self.starting(target, driver, seed)
+        state = self.init_state(target, target.backend.asarray(begun.position))
+        state = begun.scaled(target, state, self.preconditioner)
+        state = self.warm_up(target, driver, seed, state, begun.mixture is not None)
         advance = self.advance(target)
 
         def chunk(state: Any, start: int, count: int) -> tuple[Any, Any]:
@@ -86,9 +87,8 @@ class Chains(Sampler):
         stats = {name: np.swapaxes(x, 0, 1) for name, x in report.items()}
         positions = stats.pop("position")
         attrs = {**self.attrs(target, state), "biased": not self.exact}
-        return Outcome(
-            positions=positions, stats=stats, exact=self.exact, attrs=attrs, warnings=self.doubts(target, state, stats)
-        )
+        found = begun.warnings + self.doubts(target, state, stats)
+        return Outcome(positions=positions, stats=stats, exact=self.exact, attrs=attrs, warnings=found)
 
     # A kernel's part ------------------------------------------------------------------------------------------
 
@@ -224,10 +224,14 @@ class Chains(Sampler):
 
     # Warm-up --------------------------------------------------------------------------------------------------
 
-    def warm_up(self, target: Target, driver: Driver, seed: int, state: Any) -> Any:
-        """In windows, as Stan's; after each that learns the preconditioner, what else is adapted begins anew."""
+    def warm_up(self, target: Target, driver: Driver, seed: int, state: Any, scaled: bool) -> Any:
+        """In windows, as Stan's; after each that learns the preconditioner, what else is adapted begins anew.
+
+        Args:
+            scaled: the state has a preconditioner to begin with.
+        """
         advance, done = self.warming(target), 0
-        learned = self.untaught(target, self.step_size or _FIRST_STEP, False)
+        learned = self.untaught(target, scaled)
         state = self.use(target.backend.xp, state, learned) if self.num_warmup else state
         for length, learns in adaptation.windows(self.num_warmup):
 
@@ -241,12 +245,12 @@ class Chains(Sampler):
             done += length
             if learns and self.preconditioner != "identity":
                 state = state._replace(scale=self._scale(target, learned, report))
-                learned = self.untaught(target, self.step_size or _NEXT_STEP, True)
+                learned = self.untaught(target, True)
         return self.settle(target.backend.xp, state, learned) if self.num_warmup else state
 
-    def untaught(self, target: Target, step_size: float, rescaled: bool) -> Learned:
-        """Adaptation that has seen no draws."""
-        xp = target.backend.xp
+    def untaught(self, target: Target, rescaled: bool) -> Learned:
+        """Adaptation that has seen no draws, in coordinates of standard deviations or as they came."""
+        xp, step_size = target.backend.xp, self.step_size or (_NEXT_STEP if rescaled else _FIRST_STEP)
         none = adaptation.start_moments(xp, target.layout.dim, self.preconditioner == "dense")
         start = adaptation.start_step_size(xp, step_size, self.step_shape())
         return Learned(start, none, none, self.own(xp, target.layout.dim, rescaled))

@@ -30,7 +30,7 @@ class ChEES(Trajectories):
             "identity" for none.
         step_size: fixes the step size and turns its adaptation off.
         max_steps: leapfrog steps of a transition at most.
-        init: site -> starting value, constrained.
+        init, start: where chains start, as of every sampler.
     """
 
     name: ClassVar[str] = "chees"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,7 +13,6 @@ from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.engine import Outcome, between, positive
 from ppl_gen.inference.progress import Watched
 from ppl_gen.inference.sampler import Sampler
-from ppl_gen.inference.starts import starts
 from ppl_gen.target import Target
 
 # Gradients that a transition is expected to take, to decide whether compiling repays.
@@ -33,7 +32,7 @@ class HMC(Sampler):
         dense_mass: adapt a full mass matrix rather than a diagonal.
         trajectory_length: in unconstrained units.
         step_size: the first one.
-        init: site -> starting value, constrained.
+        init, start: where chains start, as of every sampler.
     """
 
     name: ClassVar[str] = "hmc"
@@ -52,9 +51,9 @@ class HMC(Sampler):
         return {"trajectory_length": self.trajectory_length}
 
     def run(self, target: Target, driver: Driver, seed: int) -> Outcome:
-        positions = starts(target, self.num_chains, seed, self.init)
+        begun = self.starting(target, driver, seed)
         chains = self._chains(target)
-        state = chains.init(positions, seed, target.arrays)
+        state = chains.init(target.backend.asarray(begun.position), seed, target.arrays)
 
         def advance(state: Any, start: int, count: int) -> tuple[Any, Any]:
             return chains.advance(state, count, target.arrays)
@@ -73,7 +72,7 @@ class HMC(Sampler):
             thinning=self.thinning,
             describe=Watched(_describe),
         )
-        return outcome(report)
+        return replace(outcome(report), warnings=begun.warnings)
 
     def _chains(self, target: Target) -> Any:
         calls = (self.num_warmup + self.num_samples) * self.num_chains * _GRADIENTS_PER_STEP

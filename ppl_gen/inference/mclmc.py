@@ -67,7 +67,7 @@ class MCLMC(Trajectories):
             "identity" for none.
         step_size: fixes the step size and turns its adaptation off.
         max_steps: of a transition at most.
-        init: site -> starting value, constrained.
+        init, start: where chains start, as of every sampler.
     """
 
     name: ClassVar[str] = "mclmc"

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ppl_gen.inference.engine import Engine, between, not_negative, positive
+from ppl_gen.inference.driver import Driver
+from ppl_gen.inference.engine import Engine, between, not_negative, one_of, positive
+from ppl_gen.inference.ladder import STARTS, Begun, begin
 from ppl_gen.inference.starts import check_init
 from ppl_gen.target import Target
 
@@ -20,7 +22,9 @@ class Sampler(Engine):
         num_chains: how many.
         thinning: every how many-th sample is kept.
         target_accept_prob: that dual averaging steers the step size to.
-        init: site -> starting value, constrained.
+        init: site -> starting value, constrained; of the climbs where ``start`` is an approximation.
+        start: "uniform" for random points; "pathfinder" or "laplace" for wide draws of an approximation, which has
+            modes in proportion to their mass and gives a first preconditioner.
     """
 
     resumes: ClassVar[bool] = True
@@ -31,14 +35,20 @@ class Sampler(Engine):
     thinning: int = 1
     target_accept_prob: float = 0.8
     init: Mapping[str, Any] | None = None
+    start: str = "uniform"
 
     def __post_init__(self) -> None:
         positive(self, "num_samples", "num_chains", "thinning")
         not_negative(self, "num_warmup")
         between(self, 0, 1, "target_accept_prob")
+        one_of(self, "start", STARTS)
         if self.thinning > self.num_samples:
             raise ValueError(f"thinning {self.thinning} leaves none of the {self.num_samples} samples")
 
     def check(self, target: Target) -> None:
         target.require_gradient(self.name)
         check_init(target, self.init, target.layout)
+
+    def starting(self, target: Target, driver: Driver, seed: int) -> Begun:
+        """Where the chains start."""
+        return begin(target, driver, seed, self.start, self.num_chains, self.init)

@@ -51,31 +51,75 @@ def _numbers(name: str, value: Any) -> np.ndarray:
 
 
 def starts(target: Target, num_chains: int, seed: int, init: Mapping[str, Any] | None = None) -> Any:
-    """Starting positions (chains, dim) with finite log density and gradient, on the device.
+    """Starting positions (chains, dim) with finite log density and gradient, on the device: see :func:`search`."""
+    return target.backend.asarray(search(target, num_chains, seed, init)[0])
 
-    Sites that ``init`` names start there; the others uniformly in (-2, 2) of their unconstrained coordinates; where
-    30 such tries fail for a chain, ever nearer to zero, which is the middle of a support.
+
+def search(
+    target: Target,
+    num_chains: int,
+    seed: int,
+    init: Mapping[str, Any] | None = None,
+    *,
+    radius: float = _RADIUS,
+    jitter: float = 0.0,
+) -> tuple[np.ndarray, list[str]]:
+    """Positions (chains, dim) with finite log density and gradient, on the host, and what to be careful about.
+
+    Sites that ``init`` names start there; the others uniformly in (-radius, radius) of their unconstrained
+    coordinates; where 30 such tries fail for a chain, ever nearer to zero, which is the middle of a support.
+
+    Args:
+        jitter: half the width of the uniform noise that chains but the first have about ``init``.
 
     Raises:
         ProgramError: no such point was found; names the sites at fault.
     """
     layout, backend = target.layout, target.backend
     given = check_init(target, init, layout)
-    fixed = _preferred(target, num_chains, seed, given, layout)
     rng = np.random.default_rng(seed)
+    fixed = _scattered(target, _preferred(target, num_chains, seed, given, layout), given, jitter, seed)
     evaluate = target.value_and_grad()
-    found = np.full((num_chains, layout.dim), np.nan)
+    found, outside = np.full((num_chains, layout.dim), np.nan), None
+    tried = found
     for attempt in range(_TRIES):
-        radius = _RADIUS * (1.0 if attempt < _TRIES // 2 else 1.0 - (attempt - _TRIES // 2 + 1) / (_TRIES // 2))
+        narrowing = max(attempt - _TRIES // 2 + 1, 0) / (_TRIES // 2)
         if attempt == _TRIES // 2:  # a model's own starts have failed: from here only what the user gave
-            fixed = _fixed(target, given, layout)
-        tried = np.where(np.isnan(fixed), rng.uniform(-radius, radius, found.shape), fixed)
+            fixed, outside = _fixed(target, given, layout), tried[np.isnan(found[:, 0])]
+        uniform = rng.uniform(-1.0, 1.0, found.shape) * radius * (1.0 - narrowing)
+        tried = np.where(np.isnan(fixed), uniform, fixed)
         value, gradient = backend.to_numpy(evaluate(backend.asarray(tried), target.arrays))
         good = np.isfinite(value) & np.isfinite(gradient).all(1) & np.isnan(found[:, 0])
         found[good] = tried[good]
         if not np.isnan(found).any():
-            return backend.asarray(found)
-    raise _hopeless(target, tried[np.isnan(found[:, 0])][0], given)
+            return found, [] if outside is None else [_narrowed(target, outside, num_chains, radius)]
+    raise _hopeless(target, tried[np.isnan(found[:, 0])][0], given, radius)
+
+
+def _scattered(
+    target: Target, fixed: np.ndarray, given: Mapping[str, Any], jitter: float, seed: int
+) -> np.ndarray:
+    """Fixed coordinates (chains, dim), those of the user's sites with noise in all chains but the first."""
+    if not jitter or not given:
+        return fixed
+    own = np.isin([target.layout.label(i) for i in range(target.layout.dim)], list(given))
+    noise = np.random.default_rng([seed, 2]).uniform(-jitter, jitter, fixed.shape)
+    return fixed + noise * own * (np.arange(len(fixed)) > 0)[:, None]
+
+
+def bad_sites(target: Target, u: np.ndarray) -> list[str]:
+    """Sites without a finite log density at the unconstrained vector ``u``."""
+    values = target.constrain(target.backend.asarray(u), target.arrays)
+    return name_bad_sites(target, {n: values[n] for n in target.layout.names}, target.arrays)
+
+
+def _narrowed(target: Target, outside: np.ndarray, num_chains: int, radius: float) -> str:
+    """Says that chains start near zero, and which sites are why."""
+    return (
+        f"{len(outside)} of {num_chains} starts found no finite log density in (-{radius:g}, {radius:g}) and lie "
+        f"nearer to zero; at fault: {', '.join(bad_sites(target, outside[0])) or 'the gradient'}. They may not be "
+        "spread enough for R-hat to tell: pass init={site: value}, or narrower priors"
+    )
 
 
 def positions(target: Target, num_starts: int, seed: int, init: Mapping[str, Any] | None, layout: Layout) -> Any:
@@ -165,15 +209,15 @@ def _outside(target: Target, given: Mapping[str, np.ndarray], bad: list[str]) ->
     return ValueError(f"init of {came} is outside or on the edge of its support: expected a point inside")
 
 
-def _hopeless(target: Target, u: np.ndarray, given: Mapping[str, Any]) -> ProgramError:
+def _hopeless(target: Target, u: np.ndarray, given: Mapping[str, Any], radius: float) -> ProgramError:
     backend = target.backend
     values = target.constrain(backend.asarray(u), target.arrays)
     at = {n: np.round(np.asarray(backend.to_numpy(values[n])), 3).tolist() for n in target.layout.names}
-    bad = name_bad_sites(target, {n: values[n] for n in target.layout.names}, target.arrays)
-    start = "the given init and uniform starts" if given else "uniform starts in (-2, 2) and ever nearer to zero"
+    uniform = f"uniform starts in (-{radius:g}, {radius:g})"
+    start = f"the given init and {uniform}" if given else f"{uniform} and ever nearer to zero"
     return ProgramError(
         f"{target.program.name} has no finite log density at any of {_TRIES} starting points ({start}, unconstrained); "
-        f"at the last, {at}, not finite: {', '.join(bad) or 'the gradient'}. Check the data and priors of these "
-        "sites, or "
+        f"at the last, {at}, not finite: {', '.join(bad_sites(target, u)) or 'the gradient'}. Check the data and "
+        "priors of these sites, or "
         "pass init={site: value} with a point where the density is finite"
     )

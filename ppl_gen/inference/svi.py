@@ -12,7 +12,7 @@ import numpy as np
 from ppl_gen.backends.protocol import UnsupportedError
 from ppl_gen.capabilities import Starts
 from ppl_gen.checks import ProgramError, in_short, name_bad_sites
-from ppl_gen.evaluation.pareto_khat import pareto_khat
+from ppl_gen.inference import importance
 from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.engine import Engine, Outcome, between, one_of, positive
 from ppl_gen.inference.laplace import laplace
@@ -22,7 +22,6 @@ from ppl_gen.target import Target
 
 _CHUNK, _WINDOW = 500, 100  # steps in a compiled call; steps whose losses are averaged
 _ELBOS = ("auto", "trace", "mean_field", "enum", "iwae", "renyi")
-_KHAT, _FEWEST_WEIGHTS = 0.7, 25  # fewer have no tail to fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +112,9 @@ class SVI(Engine):
     def run(self, target: Target, driver: Driver, seed: int) -> Outcome:
         guide = self._guide(target)
         if guide == "laplace":
-            outcome, weights = laplace(target, driver, seed, self.num_steps, self.num_samples)
+            outcome, weights = laplace(target, driver, seed, self.num_steps, self.num_samples, init=self.init)
             _judge(outcome, weights)
+            outcome.attrs["guide"] = "laplace"
             return outcome
         native, chosen = self._native(target, guide)
         state = native.init(seed, target.arrays, self._start(target, seed))
@@ -247,18 +247,13 @@ def _outcome(target: Target, native: Any, params: Mapping[str, Any], seed: int, 
 
 
 def _judge(outcome: Outcome, log_weights: np.ndarray) -> None:
-    """Put Pareto k-hat of the importance weights, and a warning where it is high, into an outcome."""
+    """Put the importance weights, and what they say of the guide, into an outcome."""
     outcome.stats["log_weight"] = log_weights[None]
-    if log_weights.size < _FEWEST_WEIGHTS:
-        return
-    khat = float(pareto_khat(log_weights)) if np.isfinite(log_weights).all() else math.inf
-    outcome.attrs["pareto_khat"] = khat
-    if khat > _KHAT:
-        outcome.warnings.append(
-            f"the guide is far from the posterior: Pareto k-hat {khat:.2f}, expected below {_KHAT}; means may "
-            "be off and "
-            "spreads too small. Use guide='multivariate_normal' or 'low_rank', more num_steps, or engine='nuts'"
-        )
+    importance.judge(
+        outcome,
+        log_weights,
+        "Use guide='multivariate_normal' or 'low_rank', more num_steps, or engine='nuts'",
+    )
 
 
 def _check_autoguide(target: Target, guide: str) -> None:

@@ -98,6 +98,7 @@ class Trajectories(Chains):
     thinning: int = 1
     target_accept_prob: float = 0.8
     max_steps: int = 1000
+    start: str = "pathfinder"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -144,7 +144,7 @@ class Underdamped(Chains):
         preconditioner: "diagonal", "dense" or "low_rank", from the pooled warm-up draws and their gradients;
             "identity" for none.
         step_size: fixes the step size and turns its adaptation off.
-        init: site -> starting value, constrained.
+        init, start: where chains start, as of every sampler.
     """
 
     name: ClassVar[str] = "underdamped"
