@@ -18,7 +18,7 @@ from ppl_gen.target import Target
 
 STARTS = ("uniform", "pathfinder", "laplace")
 
-_FEWEST_PATHS, _MOST_PATHS = 8, 64
+_FEWEST_PATHS, _MOST_PATHS, _MOST_COORDINATES = 8, 64, 50_000  # the last of all paths together
 _ELBO_DRAWS, _WEIGHED_DRAWS, _HISTORY, _MAX_STEPS = 8, 512, 6, 300
 _SPREAD = 1.5  # times an approximation's standard deviations: R-hat tells chains that have forgotten wide starts
 _DROP, _DROPPED = 2.0, 3.0  # times what a Gaussian's log density falls by, and more, that a start may lie below
@@ -70,7 +70,8 @@ def begin(
     """
     if start == "uniform":
         return Begun(*search(target, num_chains, seed, init))
-    num_paths = min(max(num_chains, _FEWEST_PATHS), _MOST_PATHS)
+    most = min(_MOST_PATHS, _MOST_COORDINATES // target.layout.dim)
+    num_paths = max(min(num_chains, most), _FEWEST_PATHS)
     position, warnings = search(target, num_paths, seed, init, jitter=1.0)
     evaluate, rng = pathfinder.evaluator(target, num_paths), np.random.default_rng([seed, 3])
     draws = _ELBO_DRAWS if start == "pathfinder" else 0
