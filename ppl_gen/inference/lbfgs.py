@@ -47,6 +47,7 @@ class State(NamedTuple):
     done: np.ndarray
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def begin(evaluate: Evaluate, position: np.ndarray, history_size: int) -> State:
     """Paths that start at ``position`` (paths, dim); one without a finite density there has ended.
 
@@ -66,6 +67,7 @@ def begin(evaluate: Evaluate, position: np.ndarray, history_size: int) -> State:
     )
 
 
+@np.errstate(over="ignore", invalid="ignore")  # far from any mode numbers may overflow: such moves are left out
 def tick(evaluate: Evaluate, state: State) -> State:
     """One trial of every path: by Wolfe's weak conditions it moves there, halves or doubles its step.
 

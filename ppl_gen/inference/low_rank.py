@@ -130,6 +130,7 @@ def times_inverse_hessian(pairs: Pairs, v: np.ndarray) -> np.ndarray:
     return v
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def gaussians(pairs: Pairs, position: np.ndarray, gradient: np.ndarray) -> Gaussians:
     """At points of paths: the covariance is the inverse-Hessian estimate there, the mean a Newton step away.
 
