@@ -37,6 +37,33 @@ class _DensityAt:
         return self.batched(position, self.arrays)
 
 
+@dataclass(frozen=True)
+class Tempered:
+    """The density p(latents) p(data | latents)^beta of u at given data, chains along the leading axis.
+
+    Attributes:
+        beta: inverse temperature, scalar or (chains,): 0 is the prior, 1 the posterior.
+    """
+
+    dim: int
+    xp: Any
+    batched: Callable[..., tuple[Any, Any]]
+    arrays: Mapping[str, Any]
+    beta: Any
+
+    def log_density_and_grad(self, position: Any) -> tuple[Any, Any]:
+        return self.evaluate(position)[:2]
+
+    def evaluate(self, position: Any) -> tuple[Any, Any, Any]:
+        """Log density (chains,), its gradient (chains, dim), log p(data | latents) (chains,), of one run and back.
+
+        The log likelihood is the slope of the log density in beta. Where it is -inf and beta is 0, the density is nan.
+        """
+        beta = self.xp.zeros(position.shape[:1]) + self.beta
+        value, (gradient, log_likelihood) = self.batched((position, beta), self.arrays)
+        return value, gradient, log_likelihood
+
+
 class Target:
     """A bound program as engines see it.
 
@@ -134,6 +161,19 @@ class Target:
         jacobian = sum((xp.sum(sites[n].log_det) for n in self.layout.names), start=xp.zeros(()))
         return self._total(sites, lambda s: True) + jacobian
 
+    def log_parts(self, u: Any, arrays: Mapping[str, Any]) -> tuple[Any, Any]:
+        """Log prior of the continuous latents as a density of u, and log p(data | continuous latents), of one run.
+
+        Discrete latents are summed out of the likelihood; factors belong to it. The two, scalars, add up to
+        :meth:`log_density`.
+        """
+        xp, sites = self.backend.xp, self._run(u, arrays)
+        jacobian = sum((xp.sum(sites[n].log_det) for n in self.layout.names), start=xp.zeros(()))
+        if any(f.variables for f in self.factors(sites, _is_continuous)):  # some hang on discrete ones
+            prior = self._total(sites, lambda s: s.kind == "latent")
+            return prior + jacobian, self._total(sites, lambda s: True) - prior
+        return self._total(sites, _is_continuous) + jacobian, self._total(sites, _is_likelihood)
+
     def describe(self, values: Mapping[str, Any], arrays: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
         """Latents, params and deterministics at constrained ``values``, and log p(data, latents) there."""
         sites = self.trace(arrays, values=values, enumerated=self.enumerated)
@@ -202,6 +242,16 @@ class Target:
         """The density at ``arrays`` as kernels see it; for use inside a compiled step."""
         return _DensityAt(self.layout.dim, self.batched_density(), arrays)
 
+    def tempered(self, arrays: Mapping[str, Any], beta: Any) -> Tempered:
+        """The densities on the path from prior to posterior as kernels see them; for use inside a compiled step."""
+
+        def log_density(at: tuple[Any, Any], arrays: Mapping[str, Any]) -> Any:
+            prior, likelihood = self.log_parts(at[0], arrays)
+            return prior + at[1] * likelihood
+
+        batched = self.backend.vmap(self.backend.value_and_grad(log_density), in_axes=(0, None))
+        return Tempered(self.layout.dim, self.backend.xp, batched, arrays, beta)
+
     # What the program can do ----------------------------------------------------------------------------------
 
     def require_gradient(self, engine: str) -> None:
@@ -264,6 +314,10 @@ def _require_plates(site: Site, engine: str) -> None:
             f"{engine} sums out the discrete latent {site.name!r}, which has batch shape {tuple(site.batch_shape)} and "
             "no plate that says its rows are independent: draw it under pg.plate"
         )
+
+
+def _is_continuous(site: Site) -> bool:
+    return site.kind == "latent" and not site.discrete
 
 
 def _is_likelihood(site: Site) -> bool:

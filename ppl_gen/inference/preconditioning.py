@@ -30,9 +30,11 @@ def start(xp: Any, kind: str, dim: int) -> Any:
 
 
 def times(scale: Any, v: Any) -> Any:
-    """S v for each row of v."""
+    """S v for each row of v; a scale of three axes holds a matrix for each row, or a diagonal (rows, 1, dim)."""
     if isinstance(scale, LowRank):
         return (v + ((v @ scale.vectors) * scale.stretch) @ scale.vectors.T) * scale.deviations
+    if scale.ndim == 3:
+        return (scale @ v[..., None])[..., 0] if scale.shape[1] == scale.shape[2] else v * scale[:, 0]
     return v @ scale.T if scale.ndim == 2 else v * scale
 
 
@@ -41,6 +43,8 @@ def transposed(scale: Any, v: Any) -> Any:
     if isinstance(scale, LowRank):
         v = v * scale.deviations
         return v + ((v @ scale.vectors) * scale.stretch) @ scale.vectors.T
+    if scale.ndim == 3:
+        return (v[:, None] @ scale)[:, 0] if scale.shape[1] == scale.shape[2] else v * scale[:, 0]
     return v @ scale if scale.ndim == 2 else v * scale
 
 
@@ -64,6 +68,19 @@ def from_moments(draws: Moments, gradients: Moments) -> np.ndarray:
     if spread.ndim == 1:
         return (spread / slope) ** 0.25
     return np.linalg.cholesky(_middle(spread, slope))
+
+
+def from_spread(draws: Moments) -> np.ndarray:
+    """Standard deviations (dim,) or Cholesky factor (dim, dim) of draws alone, on the host.
+
+    Shrunk towards a small multiple of the identity, as Stan does.
+    """
+    count, m2 = float(draws.count), np.asarray(draws.m2, dtype=float)
+    weight = count / (count + 5.0)
+    covariance = weight * m2 / max(count - 1.0, 1.0)
+    if m2.ndim == 2:
+        return np.linalg.cholesky(covariance + 1e-3 * (1 - weight) * np.eye(len(m2)))
+    return np.sqrt(covariance + 1e-3 * (1 - weight))
 
 
 def from_draws(draws: np.ndarray, gradients: np.ndarray, deviations: np.ndarray) -> LowRank:

@@ -1,0 +1,254 @@
+"""Annealed importance sampling, forth and back."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from scipy.special import logsumexp
+
+from ppl_gen import evaluation
+from ppl_gen.inference import tempered_moves
+from ppl_gen.inference.chees import ChEES
+from ppl_gen.inference.driver import Driver
+from ppl_gen.inference.engine import Engine, Outcome, between, one_of, positive
+from ppl_gen.inference.prior_draws import prior_draws, require_prior
+from ppl_gen.inference.smc import SMC, combined, systematic
+from ppl_gen.inference.starts import check_init
+from ppl_gen.inference.trajectories import State as Kernel
+from ppl_gen.target import Target
+
+_CHUNK = 10
+_KHAT = 0.7
+_LEAST_ESS = 100.0
+_PILOT = {"num_particles": 250, "num_chains": 2}
+
+
+class State(NamedTuple):
+    """Carried from temperature to temperature: position (particles, dim), log_weight (particles,)."""
+
+    position: Any
+    log_weight: Any
+
+
+class Schedule(NamedTuple):
+    """A fixed path, on the host: inverse temperatures (temperatures,) above 0, and a kernel for each."""
+
+    beta: np.ndarray
+    step_size: np.ndarray
+    scale: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class AIS(Engine):
+    """Annealed importance sampling: weighted draws of the posterior, and its evidence from below and from above.
+
+    Particles go from the prior through fixed temperatures, one Hamiltonian trajectory at each, and are weighted for the
+    way (Neal 2001). A small run of ``smc`` sets temperatures and kernels beforehand, so that the mean weight is p(data)
+    without bias: its log, ``attrs["log_evidence"]``, is low on average. Then particles go back from the posterior to
+    the prior: minus the log of their mean inverse weight, ``attrs["log_evidence_reverse"]``, is high on average
+    where they start at exact draws (Grosse, Ghahramani & Adams 2015): ``log_evidence_reverse_kind`` is then "upper
+    bound", and otherwise, from the resampled ends of the way forth, "estimate". Standard errors stand beside, with _se.
+
+    The draws are resampled by their weights, population by population; ``attrs["pareto_khat"]`` and ``attrs["ess"]``
+    say what the weights are worth.
+
+    Attributes:
+        num_particles: in a population.
+        num_chains: populations; each makes a chain of draws.
+        num_temperatures: of the path.
+        target_accept_prob, preconditioner, max_steps: of the kernels, as for ``smc``.
+        reverse: go back too, at the same cost.
+        posterior_draws: site -> exact draws of the posterior (draws, ...) to go back from, e.g. the latents that the
+            data were simulated with (one draw).
+    """
+
+    name: ClassVar[str] = "ais"
+    needs: ClassVar[str] = "continuous latents with proper priors"
+
+    num_particles: int = 1000
+    num_chains: int = 2
+    num_temperatures: int = 200
+    target_accept_prob: float = 0.9
+    preconditioner: str = "dense"
+    max_steps: int = 64
+    reverse: bool = True
+    posterior_draws: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        positive(self, "num_particles", "num_chains", "num_temperatures", "max_steps")
+        between(self, 0, 1, "target_accept_prob")
+        one_of(self, "preconditioner", ("dense", "diagonal", "identity"))
+        one_of(self, "reverse", (True, False))
+        if self.num_particles < 25:
+            raise ValueError(f"num_particles must be at least 25, got {self.num_particles}")
+        if self.posterior_draws is not None and not self.reverse:
+            raise ValueError("posterior_draws are where the way back starts: set reverse=True, or leave them out")
+
+    def check(self, target: Target) -> None:
+        require_prior(target, self.name)
+        self._given(target)
+
+    def run(self, target: Target, driver: Driver, seed: int) -> Outcome:
+        backend, size = target.backend, self.num_chains * self.num_particles
+        exact, schedule = self._given(target), self._schedule(target, driver, seed)
+        start = backend.asarray(prior_draws(target, size, seed))
+        end, report = self._walk(target, driver, 4 * seed + 2, start, schedule, forth=True)
+        log_weight = end.log_weight.reshape(self.num_chains, -1)
+        weights = np.exp(log_weight - logsumexp(log_weight, axis=1, keepdims=True))
+        uniform = backend.noise(4 * seed, 0, {"u": ("uniform", (self.num_chains,))}, 1)["u"]
+        draws = end.position[systematic(weights, backend.to_numpy(uniform)[0])]
+        log_evidence, error = _mean(log_weight)
+        attrs: dict[str, Any] = {"log_evidence": log_evidence, "log_evidence_se": error}
+        attrs["ess"] = float(1.0 / (_normalised(end.log_weight) ** 2).sum())
+        attrs["pareto_khat"] = evaluation.pareto_khat(end.log_weight)
+        if self.reverse:
+            attrs |= self._back(target, driver, seed, draws if exact is None else exact, schedule)
+            attrs["log_evidence_reverse_kind"] = "estimate" if exact is None else "upper bound"
+        lp, _ = backend.to_numpy(target.value_and_grad()(backend.asarray(draws), target.arrays))
+        return Outcome(
+            positions=draws.reshape(self.num_chains, self.num_particles, -1),
+            stats={"lp": np.asarray(lp).reshape(self.num_chains, -1)},
+            history={"beta": schedule.beta, "acceptance_rate": report["acceptance_rate"]},
+            attrs=attrs,
+            warnings=_warnings(attrs),
+        )
+
+    def _given(self, target: Target) -> np.ndarray | None:
+        """Exact draws as unconstrained positions (draws, dim).
+
+        Raises:
+            ValueError: a site is missing, unknown, of a wrong shape, or not finite.
+        """
+        if self.posterior_draws is None:
+            return None
+        missing = [n for n in target.layout.names if n not in self.posterior_draws]
+        lengths = {n: np.shape(x)[:1] for n, x in self.posterior_draws.items()}
+        if missing or len(set(lengths.values())) != 1 or () in lengths.values() or (0,) in lengths.values():
+            raise ValueError(
+                f"posterior_draws must hold all of {list(target.layout.names)}, each with the same leading axis of "
+                f"draws; got {lengths}"
+            )
+        count = min(next(iter(lengths.values()))[0], self.num_chains * self.num_particles)
+        rows = [{n: np.asarray(x)[i] for n, x in self.posterior_draws.items()} for i in range(count)]
+        held = [check_init(target, row, target.layout) for row in rows]
+        backend = target.backend
+        found = [
+            target.unconstrain({n: backend.asarray(x) for n, x in row.items()}, target.layout, target.arrays)
+            for row in held
+        ]
+        positions = np.stack([np.asarray(backend.to_numpy(u)) for u in found])
+        if not np.isfinite(positions).all():
+            raise ValueError("posterior_draws lie outside or on the edge of their supports: expected draws inside")
+        return positions
+
+    def _schedule(self, target: Target, driver: Driver, seed: int) -> Schedule:
+        """From a pilot run: as many temperatures between each two of its own; to each the kernel of the colder one."""
+        pilot = SMC(
+            target_accept_prob=self.target_accept_prob, preconditioner=self.preconditioner, max_steps=self.max_steps,
+            **_PILOT,
+        )  # fmt: skip
+        _, report = pilot.anneal(target, driver, seed + 2**31)
+        stages = len(report["beta"])
+        at = np.linspace(0.0, stages, self.num_temperatures + 1)[1:]
+        beta = np.interp(at, np.arange(stages + 1), np.append(0.0, report["beta"]))
+        colder = np.minimum(np.ceil(at - 1e-9).astype(int), stages) - 1
+        return Schedule(beta, report["step_size"][colder], report["scale"][colder])
+
+    def _walk(
+        self, target: Target, driver: Driver, stream: int, start: Any, schedule: Schedule, forth: bool
+    ) -> tuple[State, Mapping[str, np.ndarray]]:
+        """To the posterior, or back to the prior; the last state on the host.
+
+        Log weights are sum_k (beta_k - beta_{k-1}) log p(data | x_{k-1}), where x_{k-1} is before the move at beta_k on
+        the way forth and after it on the way back (Neal 2001, equations 8 and 9).
+        """
+        backend, steps = target.backend, np.diff(schedule.beta, prepend=0.0)
+        order = np.arange(len(steps)) if forth else np.arange(len(steps))[::-1]
+        gained = steps if forth else np.append(0.0, steps[:0:-1])  # by the position before each move
+        compiled = self._advance(target)
+
+        def advance(state: State, done: int, count: int) -> tuple[State, Any]:
+            rows = order[done : done + count]
+            held = {"step": gained[done : done + count], **schedule._asdict()}
+            fixed = {n: backend.asarray(x if n == "step" else x[rows]) for n, x in held.items()}
+            drawn = tempered_moves.noise(target, stream, done, count, len(state.position))
+            return compiled(state, {**drawn, **fixed}, target.arrays)
+
+        state = State(start, backend.xp.zeros((len(start),)))
+        state, report, _ = driver.run(
+            advance, state, len(steps), label=f"{self.name} {'forth' if forth else 'back'}", chunk=_CHUNK
+        )
+        position, log_weight = backend.to_numpy(tuple(state))
+        if not forth:
+            log_weight = log_weight + steps[0] * tempered_moves.log_likelihoods(target, state.position)
+        return State(position, np.where(np.isnan(log_weight), -np.inf, log_weight)), report
+
+    def _advance(self, target: Target) -> Any:
+        """Compiled ``(state, rows, arrays) -> (state, report)``: weigh, then move, at the temperature of each row."""
+        xp, most = target.backend.xp, self.max_steps
+
+        def begin(state: State, row: Any, arrays: Any) -> tuple[Any, Any]:
+            value, gradient, likelihood = target.tempered(arrays, row["beta"]).evaluate(state.position)
+            gain = xp.where(row["step"] > 0.0, row["step"] * likelihood, 0.0)
+            length = xp.zeros(()) + tempered_moves.LENGTH
+            kernel = Kernel(state.position, value, gradient, row["step_size"], row["scale"], length)
+            path, count = ChEES.begin(xp, kernel, row, most)
+            return (path, state.log_weight + gain, row["beta"]), count
+
+        def repeat(carry: Any, arrays: Any) -> Any:
+            path, log_weight, beta = carry
+            return ChEES.leap(xp, target.tempered(arrays, beta), path), log_weight, beta
+
+        def finish(carry: Any, row: Any, arrays: Any) -> tuple[State, Any]:
+            moved, info = ChEES.end(xp, carry[0], row)
+            return State(moved.position, carry[1]), {"acceptance_rate": xp.mean(info.acceptance_rate)}
+
+        key = ("ais", "advance", most)
+        build = functools.partial(target.backend.scan_loops, begin, repeat, finish, calls=self.num_temperatures)
+        return target.compiled(key, build)
+
+    def _back(
+        self, target: Target, driver: Driver, seed: int, draws: np.ndarray, schedule: Schedule
+    ) -> dict[str, float]:
+        """The estimate of the way back, from draws that are repeated where they are fewer than the particles."""
+        size = self.num_chains * self.num_particles
+        start = target.backend.asarray(np.resize(draws, (size, draws.shape[1])))
+        state, _ = self._walk(target, driver, 4 * seed + 3, start, schedule, forth=False)
+        inverse, error = _mean(-state.log_weight.reshape(self.num_chains, -1))
+        return {"log_evidence_reverse": -inverse, "log_evidence_reverse_se": error}
+
+
+def _normalised(log_weight: np.ndarray) -> np.ndarray:
+    return np.exp(log_weight - logsumexp(log_weight))
+
+
+def _mean(log_weight: np.ndarray) -> tuple[float, float]:
+    """Log of the mean weight (populations, particles), and its standard error."""
+    size = log_weight.shape[1]
+    total = logsumexp(log_weight, axis=1)
+    squares = np.exp(logsumexp(2.0 * log_weight, axis=1) - 2.0 * total)
+    return combined(total - np.log(size), squares - 1.0 / size)
+
+
+def _warnings(attrs: Mapping[str, Any]) -> list[str]:
+    found, more = [], "Raise num_temperatures or num_particles, or use engine='smc'"
+    if attrs["pareto_khat"] > _KHAT or attrs["ess"] < _LEAST_ESS:
+        found.append(
+            f"the weights are uneven (effective sample size {attrs['ess']:.0f}, Pareto k-hat "
+            f"{attrs['pareto_khat']:.2f}; expected at least {_LEAST_ESS:.0f} and at most {_KHAT}): the draws repeat a "
+            f"few particles, and the evidence is likely too low. {more}"
+        )
+    if "log_evidence_reverse" in attrs:
+        gap = attrs["log_evidence_reverse"] - attrs["log_evidence"]
+        error = float(np.hypot(attrs["log_evidence_se"], attrs["log_evidence_reverse_se"]))
+        if abs(gap) > 4.0 * error + 0.05:
+            found.append(
+                f"the log evidence is {attrs['log_evidence']:.4g} on the way forth and "
+                f"{attrs['log_evidence_reverse']:.4g} on the way back, {abs(gap) / error:.1f} standard errors apart: "
+                f"the path is too short. {more}"
+            )
+    return found
