@@ -25,6 +25,7 @@ CHAINS = {"num_warmup": 20, "num_samples": 20, "num_chains": 2}
 ENGINES = {
     "nuts": CHAINS,
     "mala": {**CHAINS, "thinning": 1},
+    "smc": {"num_particles": 30, "num_chains": 2},
     "map": {"num_steps": 50},
     "svi": {"num_steps": 50, "num_samples": 20},
 }
