@@ -1,4 +1,4 @@
-"""NUTS, MALA and ChEES-HMC on the eight posteriors of posteriordb, held to the acceptance rule of the data's README."""
+"""Samplers on the eight posteriors of posteriordb, held to the acceptance rule of the data's README."""
 
 from __future__ import annotations
 
@@ -101,3 +101,22 @@ def test_chees_warns_of_chains_in_minor_modes(data_dir):
     held = POSTERIORS["hmm"]
     with pytest.warns(RuntimeWarning, match="stuck at a log density"):
         pg.infer(held.program, held.data(data_dir), "chees", "numpyro", seed=1, progress=False, start="uniform")
+
+
+# Those with flat priors, kidiq and hmm, have no path from a prior.
+SMC_QUICK = ("eight_schools",)
+TEMPERING = {"eight_schools": {}, "gp": {}, "arK": {}, "sblrc": {}, "dogs": {}}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n in SMC_QUICK else pytest.param(n, marks=pytest.mark.slow) for n in POSTERIORS if n not in ("kidiq", "hmm")],
+)
+def test_smc_on_numpyro(name, data_dir):
+    _check(name, data_dir, "smc", "numpyro")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TEMPERING)
+def test_tempering_on_numpyro(name, data_dir):
+    _check(name, data_dir, "tempering", "numpyro", **TEMPERING[name])
