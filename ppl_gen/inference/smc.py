@@ -53,7 +53,7 @@ class SMC(Engine):
 
     ``attrs["log_evidence"]`` is log p(data), of the mean over populations; ``attrs["log_evidence_se"]`` its standard
     error, the larger of that from the spread between populations and that from the weights within. The history has a
-    row for each temperature. The error sees no bias of moves that mix slowly, as where a scale has a wide prior: compare
+    row for each temperature. The error sees no bias of moves that mix slowly, as where scales have wide priors: compare
     with a larger ``target_accept_prob`` and ``ess_fraction``, or with ``ais`` and ``tempering``.
 
     Attributes:
