@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from scipy.special import logsumexp
 
-from ppl_gen import evaluation
+from ppl_gen.evaluation.pareto_khat import pareto_khat
 from ppl_gen.inference import tempered_moves
 from ppl_gen.inference.chees import ChEES
 from ppl_gen.inference.driver import Driver
@@ -53,7 +53,7 @@ class AIS(Engine):
     where they start at exact draws (Grosse, Ghahramani & Adams 2015): ``log_evidence_reverse_kind`` is then "upper
     bound", and otherwise, from the resampled ends of the way forth, "estimate". Standard errors stand beside, with _se.
 
-    The draws are resampled by their weights, population by population; ``attrs["pareto_khat"]`` and ``attrs["ess"]``
+    The draws are resampled by their weights, population by population; ``attrs["pareto_k"]`` and ``attrs["ess"]``
     say what the weights are worth.
 
     Attributes:
@@ -104,7 +104,7 @@ class AIS(Engine):
         log_evidence, error = _mean(log_weight)
         attrs: dict[str, Any] = {"log_evidence": log_evidence, "log_evidence_se": error}
         attrs["ess"] = float(1.0 / (_normalised(end.log_weight) ** 2).sum())
-        attrs["pareto_khat"] = evaluation.pareto_khat(end.log_weight)
+        attrs["pareto_k"] = pareto_khat(end.log_weight)
         if self.reverse:
             attrs |= self._back(target, driver, seed, draws if exact is None else exact, schedule)
             attrs["log_evidence_reverse_kind"] = "estimate" if exact is None else "upper bound"
@@ -236,10 +236,10 @@ def _mean(log_weight: np.ndarray) -> tuple[float, float]:
 
 def _warnings(attrs: Mapping[str, Any]) -> list[str]:
     found, more = [], "Raise num_temperatures or num_particles, or use engine='smc'"
-    if attrs["pareto_khat"] > _KHAT or attrs["ess"] < _LEAST_ESS:
+    if attrs["pareto_k"] > _KHAT or attrs["ess"] < _LEAST_ESS:
         found.append(
             f"the weights are uneven (effective sample size {attrs['ess']:.0f}, Pareto k-hat "
-            f"{attrs['pareto_khat']:.2f}; expected at least {_LEAST_ESS:.0f} and at most {_KHAT}): the draws repeat a "
+            f"{attrs['pareto_k']:.2f}; expected at least {_LEAST_ESS:.0f} and at most {_KHAT}): the draws repeat a "
             f"few particles, and the evidence is likely too low. {more}"
         )
     if "log_evidence_reverse" in attrs:

@@ -77,6 +77,7 @@ class Tempering(Sampler):
 
     name: ClassVar[str] = "tempering"
     needs: ClassVar[str] = "continuous latents with proper priors"
+    resumes: ClassVar[bool] = False  # swaps are summed up over all draws at the end
 
     num_temperatures: int = 12
     preconditioner: str = "dense"
@@ -88,8 +89,8 @@ class Tempering(Sampler):
         one_of(self, "preconditioner", ("dense", "diagonal", "identity"))
         if self.num_temperatures < 2:
             raise ValueError("num_temperatures must be at least 2: the prior and the posterior")
-        if self.init is not None:
-            raise ValueError("tempering starts from draws of the prior: leave out init")
+        if self.init is not None or self.start != "uniform":
+            raise ValueError("tempering starts from draws of the prior: leave out init and start")
 
     def check(self, target: Target) -> None:
         require_prior(target, self.name)
