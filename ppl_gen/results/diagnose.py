@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
@@ -10,105 +10,242 @@ from ppl_gen import evaluation
 
 _RHAT = 1.01
 _ESS_PER_CHAIN = 100
+_BFMI = 0.3
+_SWITCHED, _SORTED = 1.05, 1.02  # R-hat of components as they come, and sorted
+_MOST_COMPONENTS = 50
+_HARDLY = 0.02  # of its transitions move a chain that is stuck
+_FEW_DRAWS = 4
+# Larger sites are screened: of all scalars by moments, of those that look worst and some others in full.
+_ALL_OF, _WORST, _OTHERS, _BATCHES = 1_000_000, 12, 8, 10
+
+Draws = Mapping[str, np.ndarray]
 
 
-def diagnose(draws: Mapping[str, np.ndarray], stats: Mapping[str, np.ndarray], names: Iterable[str]) -> list[str]:
-    """Warnings about the draws of a sampler; one variable after the other is asked for, so that they may be in a file.
+def diagnose(draws: Draws, stats: Draws, names: Iterable[str] | None = None) -> list[str]:
+    """Warnings about the draws of a sampler; none is ever an error.
+
+    Rank-normalised split R-hat, bulk and tail effective sample sizes (Vehtari et al. 2021, Bayesian Analysis 16(2)),
+    divergences, E-BFMI (Betancourt 2016, arXiv:1604.00695), saturated trees, chains that are stuck, switched labels. Of
+    large sites R-hat and effective sizes are computed for the scalars that moments find the worst, and for some others.
 
     Args:
-        draws: name -> (chain, draw, ...).
+        draws: name -> (chain, draw, ...); asked for one after the other, for they may be in a file.
         stats: name -> (chain, draw).
-        names: of the latents among the draws.
+        names: of the latents among the draws; all where None.
     """
-    mixing, moved = _Mixing(), np.zeros(0)
+    stats, names = {name: np.asarray(x) for name, x in stats.items()}, list(draws if names is None else names)
+    seen = _Seen(_ALL_OF // max(len(names), 1))
     for name in names:
-        x = np.asarray(draws[name])
-        mixing.add(name, x)
-        if x.shape[1] > 1:
-            own = np.array([float(_changes(chain).mean()) for chain in x])
-            moved = np.maximum(moved, own) if moved.size else own
-    found = [_divergences(stats), _saturated(stats), *_frozen(moved, stats), mixing.message()]
+        seen.add(name, np.asarray(draws[name]))
+    found = [
+        _not_finite(seen.not_finite),
+        _divergences(stats),
+        _saturated(stats),
+        _low_energy(stats),
+        *_stuck(seen.moved, stats),
+        _switched(seen.switched),
+        _unmixed(seen.checked, seen.rhats),
+    ]
     return [message for message in found if message]
 
 
-def _changes(chain: np.ndarray) -> np.ndarray:
-    """Whether each draw of a chain (draw, ...) differs from the one before."""
-    flat = chain.reshape(len(chain), -1)
-    return (flat[1:] != flat[:-1]).any(-1)
+class _Seen:
+    """What is kept of the draws, a site after the other.
+
+    Attributes:
+        checked: name -> (chain, draw, scalars), of large sites some; ``rhats`` of those.
+        not_finite, switched: what is to be said of sites.
+        moved: of each chain the share of transitions that changed something.
+    """
+
+    def __init__(self, most: int):
+        self._most = most
+        self.checked: dict[str, np.ndarray] = {}
+        self.rhats: dict[str, np.ndarray] = {}
+        self.not_finite: list[str] = []
+        self.switched: list[str] = []
+        self.moved = np.zeros(0)
+
+    def add(self, name: str, x: np.ndarray) -> None:
+        if x.size and x.shape[1] > 1:
+            moved = np.array([_moved(chain) for chain in x])
+            self.moved = np.maximum(self.moved, moved) if self.moved.size else moved
+        if x.dtype.kind != "f" or not x.size or x.shape[1] < _FEW_DRAWS:
+            return
+        if not np.isfinite(x.sum()) and not np.isfinite(x).all():
+            self.not_finite.append(repr(name))
+        some = _screened(x, self._most)
+        if not np.isfinite(some).all():
+            return
+        self.checked[name], self.rhats[name] = some, _varying(evaluation.rhat(some))
+        self.switched += _suspect(name, x, self.rhats[name])
 
 
-def _divergences(stats: Mapping[str, np.ndarray]) -> str | None:
-    diverging = np.asarray(stats.get("diverging", np.zeros((1, 1))))
+def _screened(x: np.ndarray, most: int = _ALL_OF) -> np.ndarray:
+    """(chain, draw, scalars): all of them, or of a large site those that look worst by moments, and some others."""
+    x = x.reshape(*x.shape[:2], -1)
+    num_chains, num_draws, count = x.shape
+    if x.size <= most or count <= _WORST + _OTHERS or num_draws < 2 * _BATCHES:
+        return x
+    length = num_draws // _BATCHES
+    means, squares = np.empty((2, num_chains, _BATCHES, count))
+    for chain in range(num_chains):  # a chain at a time stays in the cache
+        batches = x[chain, -length * _BATCHES :].reshape(_BATCHES, length, count)
+        means[chain] = batches.mean(1)
+        squares[chain] = np.einsum("blv,blv->bv", batches, batches) / length
+    centre = means.mean((0, 1))
+    total = squares.mean((0, 1)) - centre**2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # Large where batches differ in location or in size from what independent draws would: slow, or unmixed.
+        location = ((means - centre) ** 2).mean((0, 1)) / total
+        size = squares - 2 * means * centre + centre**2
+        spread = (np.sqrt(np.maximum(size, 0.0)) / np.sqrt(total)).var((0, 1))
+    looks = [np.argsort(np.nan_to_num(v, nan=-1.0, posinf=np.inf))[-_WORST // 2 :] for v in (location, spread)]
+    others = np.linspace(0, count - 1, _OTHERS).astype(int)
+    not_finite = np.flatnonzero(~np.isfinite(total))[:1]
+    return x[:, :, np.unique(np.concatenate([*looks, others, not_finite]))]
+
+
+def _not_finite(bad: list[str]) -> str | None:
+    if not bad:
+        return None
+    return (
+        f"draws of {', '.join(bad)} are not finite, and nothing computed from them can be used: bound their support, "
+        "give them narrower priors, or use precision='float64'"
+    )
+
+
+def _divergences(stats: Draws) -> str | None:
+    diverging = stats.get("diverging", np.zeros((1, 1)))
     count = int(diverging.sum())
     if not count:
         return None
     return (
         f"{count} of {diverging.size} transitions diverged: the posterior has regions that the sampler cannot "
-        "enter, and "
-        "estimates are biased. Reparameterise (e.g. non-centred: theta = mu + tau * z), or raise target_accept_prob"
+        "enter, and estimates are biased. Reparameterise (e.g. non-centred: theta = mu + tau * z), or raise "
+        "target_accept_prob"
     )
 
 
-def _saturated(stats: Mapping[str, np.ndarray]) -> str | None:
-    full = np.asarray(stats.get("reached_max_treedepth", np.zeros((1, 1))))
+def _saturated(stats: Draws) -> str | None:
+    full = stats.get("reached_max_treedepth", np.zeros((1, 1)))
     if full.mean() <= 0.05:
         return None
     return (
-        f"{full.mean():.0%} of the trajectories reached the maximum tree depth: the posterior is "
-        "ill-conditioned for this "
-        "step size. Rescale the latents, set dense_mass=True, or raise max_tree_depth"
+        f"{full.mean():.0%} of the trajectories reached the maximum tree depth: the posterior is ill-conditioned for "
+        "this step size. Rescale the latents, set dense_mass=True, or raise max_tree_depth"
     )
 
 
-def _frozen(moved: np.ndarray, stats: Mapping[str, np.ndarray]) -> list[str]:
-    """A chain that hardly moves, or whose log density is far below that of the others, is stuck."""
-    messages = [
-        f"chain {chain} hardly moved ({share:.1%} of its transitions): {_RESTART}"
-        for chain, share in enumerate(moved)
-        if share < 0.02
-    ]
-    lp = stats.get("lp")
-    if lp is not None and len(lp) > 1:
-        centre, spread = np.median(lp, 1), np.median(np.std(lp, 1)) + 1e-12
-        for stuck in np.flatnonzero(np.median(centre) - centre > 20 * spread + 10):
-            messages.append(
-                f"chain {stuck} is stuck at a log density of {centre[stuck]:.6g}, where the others have "
-                f"{np.median(centre):.6g}: {_RESTART}"
-            )
-    return messages
+def _low_energy(stats: Draws) -> str | None:
+    """E-BFMI: mean squared change of the energy over its variance; of samplers whose energy is kinetic too."""
+    energy = stats.get("energy", np.zeros((0, 0)))
+    if "n_steps" not in stats or energy.shape[1] < 20 or not np.isfinite(energy).all():
+        return None
+    variance = energy.var(1)
+    fraction = (np.diff(energy, axis=1) ** 2).mean(1) / np.where(variance > 0, variance, np.inf)
+    low = np.flatnonzero((fraction < _BFMI) & (variance > 0))
+    if not low.size:
+        return None
+    return (
+        f"the energy changes too slowly in {_chains(low)} (E-BFMI {fraction[low].min():.2f}, expected at least "
+        f"{_BFMI}): the momentum does not reach the tails of the posterior. Reparameterise heavy tails and funnels "
+        "(non-centred), or warm up longer"
+    )
 
+
+# Chains that are stuck --------------------------------------------------------------------------------------------
 
 _RESTART = "leave it out of any summary; run again with another seed, more num_warmup, or init near the others"
 
 
-class _Mixing:
-    """The worst R-hat and the smallest effective sample size of the variables seen."""
+def _stuck(moved: np.ndarray, stats: Draws) -> list[str]:
+    """A chain that hardly moves, whose density is far below that of the others, or that alone saturates its trees."""
+    found: dict[int, str] = {}
+    for chain in map(int, np.flatnonzero(moved < _HARDLY)):
+        found[chain] = f"chain {chain} hardly moved ({moved[chain]:.1%} of its transitions): {_RESTART}"
+    lp, full = stats.get("lp"), stats.get("reached_max_treedepth")
+    if lp is not None and len(lp) > 1:
+        with np.errstate(invalid="ignore"):
+            centre, sd = np.median(lp, 1), np.std(lp, 1)
+        good = np.isfinite(sd)  # a chain without a number must not hide the others
+        least = np.median(centre[good]) - 20 * np.median(sd[good]) - 10 if good.any() else -np.inf
+        for chain in map(int, np.flatnonzero(~(centre >= least))):
+            found.setdefault(
+                chain,
+                f"chain {chain} is stuck at a log density of {centre[chain]:.6g}, where the others have "
+                f"{np.nanmedian(np.delete(centre, chain)):.6g}: {_RESTART}",
+            )
+    if full is not None and len(full) > 1 and np.median(full.mean(1)) < 0.5:
+        for chain in map(int, np.flatnonzero(full.mean(1) > 0.95)):
+            found.setdefault(
+                chain,
+                f"chain {chain} is stuck: {full[chain].mean():.0%} of its trajectories reached the maximum tree depth, "
+                f"and {np.median(full.mean(1)):.0%} of the others': {_RESTART}",
+            )
+    return [found[chain] for chain in sorted(found)]
 
-    def __init__(self) -> None:
-        self.rhat, self.ess, self.chains = 1.0, np.inf, 0
-        self.rhat_at = self.ess_at = ""
 
-    def add(self, name: str, x: np.ndarray) -> None:
-        self.chains = max(self.chains, len(x))
-        if x.shape[1] < 4 or not np.isfinite(x).all() or x.dtype.kind != "f" or not x.size:
-            return
-        rhat, ess = _varying(evaluation.rhat(x)), _varying(evaluation.ess(x))
-        if rhat.size and rhat.max() > self.rhat:
-            self.rhat, self.rhat_at = float(rhat.max()), name
-        if ess.size and ess.min() < self.ess:
-            self.ess, self.ess_at = float(ess.min()), name
+def _moved(chain: np.ndarray) -> float:
+    """The share of transitions that changed something; some scalars tell, all where those did not."""
+    flat = chain.reshape(len(chain), -1)
+    moved = _changes(flat[:, :: max(1, flat.shape[1] // 8)])
+    return moved if moved >= _HARDLY else _changes(flat)
 
-    def message(self) -> str | None:
-        if self.rhat <= _RHAT and self.ess >= _ESS_PER_CHAIN * (self.chains or 1):
-            return None
-        return (
-            f"the chains have not mixed enough: worst R-hat {self.rhat:.3f} ({self.rhat_at or 'none'}), smallest bulk "
-            f"ESS {self.ess:.0f} ({self.ess_at}); expected at most {_RHAT} and at least {_ESS_PER_CHAIN} a chain. Draw "
-            "more samples, warm up longer, or reparameterise"
-        )
+
+def _changes(x: np.ndarray) -> float:
+    return float((x[1:] != x[:-1]).any(-1).mean())
+
+
+def _chains(which: np.ndarray) -> str:
+    return f"chain{'s' if len(which) > 1 else ''} {', '.join(map(str, which))}"
+
+
+# Mixing -----------------------------------------------------------------------------------------------------------
+
+
+def _suspect(name: str, x: np.ndarray, rhat: np.ndarray) -> list[str]:
+    """A site whose components disagree between chains, and agree once they are sorted."""
+    if x.ndim < 3 or not 2 <= x.shape[2] <= _MOST_COMPONENTS or len(x) < 2 or not (rhat > _SWITCHED).any():
+        return []
+    ordered = _varying(evaluation.rhat(_screened(np.sort(x, axis=2))))
+    if not ordered.size or ordered.max() >= _SORTED:
+        return []
+    return [f"{name!r} (worst R-hat {rhat.max():.2f}, sorted {ordered.max():.3f})"]
+
+
+def _switched(suspects: list[str]) -> str | None:
+    if not suspects:
+        return None
+    return (
+        f"the labels of components seem to be switched between chains in {', '.join(suspects)}: their means say "
+        "nothing. Put an order on one of the latents (dist.Ordered), or summarise only what does not depend on labels"
+    )
+
+
+def _unmixed(draws: Draws, rhats: Draws) -> str | None:
+    if not draws:
+        return None
+    rhat, at = _worst(rhats, max, 1.0)
+    bulk, bulk_at = _worst({n: _varying(evaluation.ess(x)) for n, x in draws.items()}, min, np.inf)
+    tail, tail_at = _worst({n: _varying(evaluation.ess(x, kind="tail")) for n, x in draws.items()}, min, np.inf)
+    chains = max(len(x) for x in draws.values())
+    if rhat <= _RHAT and min(bulk, tail) >= _ESS_PER_CHAIN * chains:
+        return None
+    return (
+        f"the chains have not mixed enough: worst R-hat {rhat:.3f} ({at}), smallest ESS {bulk:.0f} in the bulk "
+        f"({bulk_at}) and {tail:.0f} in the tails ({tail_at}); expected at most {_RHAT} and at least {_ESS_PER_CHAIN} "
+        "a chain. Draw more samples, warm up longer, or reparameterise"
+    )
+
+
+def _worst(values: Draws, pick: Callable[..., float], start: float) -> tuple[float, str]:
+    """The extreme of all values, and the site that has it."""
+    extremes = [(float(pick(x)), n) for n, x in values.items() if x.size]
+    return pick([(start, "none"), *extremes])  # type: ignore[return-value]
 
 
 def _varying(values: np.ndarray) -> np.ndarray:
     """Without the entries that are constant by construction, e.g. the diagonal of a correlation matrix."""
     values = np.ravel(np.asarray(values))
-    return values[np.isfinite(values)]
+    return values[~np.isnan(values)]
