@@ -142,6 +142,7 @@ class Bound:
     Attributes:
         arrays: argument name -> the backend's array; the rest of the arguments are fixed.
         missing: arguments with entries that were not observed.
+        observed: observed site -> name in ``arrays`` of the value in its place, see :meth:`observing`.
         by_rows: ``arrays`` hold the first rows only, ``host`` all of them.
         key: equal for two that can share compiled functions.
     """
@@ -159,6 +160,8 @@ class Bound:
         self.host: dict[str, np.ndarray] = {}
         self._gaps: list[str] = []
         self.networks: dict[str, Any] = {}
+        self.observed: dict[str, str] = {}  # see observing
+        self._same: dict[str, str] = {}
         self._args = tuple(self._slot(name, value) for name, value in args)
         self._kwargs = {name: self._slot(name, value) for name, value in kwargs.items()}
         self._block_rows = block_rows
@@ -177,7 +180,7 @@ class Bound:
         held = (*enumerate(self._args), *self._kwargs.items())
         statics = tuple((name, type(value), _hashable(value)) for name, value in held)
         read = tuple(surroundings(f) for f in (program.model, program.guide) if inspect.isfunction(f))
-        self.key = (self.backend.name, self._setting, shapes, statics, read)
+        self.key: tuple[Any, ...] = (self.backend.name, self._setting, shapes, statics, read)
 
     def with_gaps(self) -> Bound:
         """The same data, held as if entries were missing wherever the model allows for that.
@@ -186,6 +189,22 @@ class Bound:
         """
         allowed, other = getattr(self.program.model, "missing", ()), copy.copy(self)
         other._place(tuple(n for n, x in self.host.items() if n in allowed and x.dtype.kind == "f"))
+        return other
+
+    def observing(self, values: Mapping[str, np.ndarray], arguments: Mapping[str, str]) -> Bound:
+        """The same program and data, with other values of observed sites; they are data of what is compiled, too.
+
+        Args:
+            values: observed site -> what stands in its place. What else the program makes of its data stays as it is.
+            arguments: observed site -> the argument that it is, where it is one: guides see the value there.
+        """
+        other = copy.copy(self)
+        other.host = {**self.host, **{a: values[n] for n, a in arguments.items()}}
+        other.observed, other._same = {n: f"observed {n}" for n in values}, dict(arguments)
+        held = {other.observed[n]: self.backend.from_numpy(np.asarray(x, order="C")) for n, x in values.items()}
+        other.arrays = {**self.arrays, **held}
+        shapes = tuple((n, x.shape, str(x.dtype)) for n, x in values.items())
+        other.key = (*self.key, shapes, tuple(arguments.items()))
         return other
 
     def _slot(self, name: str, value: Any) -> Any:
@@ -252,11 +271,15 @@ class Bound:
 
     def model(self, arrays: Mapping[str, Any]) -> Any:
         """Run the model."""
-        return self.call(self.program.model, arrays)
+        if not self.observed:
+            return self.call(self.program.model, arrays)
+        with self.backend.observing({n: arrays[held] for n, held in self.observed.items()}):
+            return self.call(self.program.model, arrays)
 
     def guide(self, arrays: Mapping[str, Any]) -> Any:
         """Run the guide, where it is a function."""
-        return self.call(self.program.guide, arrays)
+        seen = {a: arrays[self.observed[n]] for n, a in self._same.items()}
+        return self.call(self.program.guide, {**arrays, **seen})
 
 
 def _hashable(value: Any) -> Any:

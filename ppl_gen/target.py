@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ppl_gen.backends.protocol import Backend, Request, Site, UnsupportedError
@@ -105,6 +106,15 @@ class Target:
     def draw(self, seed: int) -> dict[str, Site]:
         """The sites of a run with latents from the prior."""
         return self.trace(self.arrays, key=self.backend.key(seed), check=True)
+
+    def observing(self, values: Mapping[str, Any], arguments: Mapping[str, str]) -> Target:
+        """The same target at other values of observed sites, as NumPy arrays; see :meth:`Bound.observing`."""
+        other = copy.copy(self)
+        other.bound = self.bound.observing(values, arguments)
+        other.arrays = other.bound.arrays
+        new = {n: replace(self.sites[n], value=other.arrays[other.bound.observed[n]]) for n in values}
+        other.sites = {**self.sites, **new}
+        return other
 
     # Running the program -----------------------------------------------------------------------------------
 

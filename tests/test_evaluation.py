@@ -24,7 +24,8 @@ from ppl_gen import evaluation
 from ppl_gen.evaluation.pareto_khat import pareto_smooth
 
 FOLDER = Path(evaluation.__file__).parent
-METRICS = ["adjusted_rand", "energy_distance", "ess", "mcse", "pareto_khat", "rhat"]
+METRICS = ["adjusted_rand", "ecdf_bands", "energy_distance", "ess", "mcse", "pareto_khat", "rhat"]
+METRICS += ["uniformity", "wasserstein"]
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def test_metrics_are_the_files():
     assert list(evaluation.metrics()) == METRICS
     assert set(METRICS) <= set(dir(evaluation))
     assert pickle.loads(pickle.dumps(evaluation.rhat)) is evaluation.rhat
-    with pytest.raises(AttributeError, match="adjusted_rand, energy_distance"):
+    with pytest.raises(AttributeError, match="adjusted_rand, ecdf_bands"):
         _ = evaluation.rhatt
 
 

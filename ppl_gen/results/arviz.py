@@ -23,7 +23,7 @@ SAMPLE_DIMS = ("chain", "draw")
 DATA_GROUPS = ("observed_data", "constant_data", "predictions_constant_data")
 
 _DRAW_GROUPS = ("posterior", "posterior_predictive", "predictions", "log_likelihood", "log_prior",
-                "sample_stats", "prior", "prior_predictive", "sample_stats_prior",
+                "sample_stats", "prior", "prior_predictive", "sample_stats_prior", "prior_sbc",
                 "unconstrained_posterior", "unconstrained_prior")
 
 #: Every group that can be written, in the order ArviZ shows them.

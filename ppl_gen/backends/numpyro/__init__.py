@@ -43,6 +43,7 @@ class NumPyroBackend:
     module = staticmethod(tracing.module)
     mask = staticmethod(tracing.mask)
     scale = staticmethod(tracing.scale)
+    observing = staticmethod(tracing.Observing)
     bijection = staticmethod(distributions.bijection)
 
     asarray = staticmethod(compiling.asarray)

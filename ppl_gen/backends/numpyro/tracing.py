@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -102,6 +102,18 @@ class _Assign(Messenger):
             msg["value"] = _lay_out(fn, request.enumerated[name], msg["cond_indep_stack"])
         elif fn is not None and _is_improper(fn):
             msg["value"] = _middle(name, fn)
+
+
+class Observing(Messenger):
+    """Other values at observed sites, in the place of those that the program was given."""
+
+    def __init__(self, values: Mapping[str, Any]):
+        super().__init__(None)
+        self.values = values
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        if msg["type"] == "sample" and msg["is_observed"] and msg["name"] in self.values:
+            msg["value"] = self.values[msg["name"]]
 
 
 def _middle(name: str, fn: Any) -> jax.Array:

@@ -59,6 +59,7 @@ class PyroBackend:
     module = staticmethod(tracing.module)
     mask = staticmethod(tracing.mask)
     scale = staticmethod(tracing.scale)
+    observing = staticmethod(tracing.Observing)
     bijection = staticmethod(distributions.bijection)
 
     asarray = staticmethod(compiling.asarray)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyro
@@ -114,6 +114,18 @@ class Assign(Messenger):
         bijection, u = distributions.bijection(constraint), self.request.unconstrained[msg["name"]]
         msg["value"], msg["done"] = bijection.forward(u), True
         self.log_dets[msg["name"]] = bijection.log_abs_det(u, msg["value"])
+
+
+class Observing(Messenger):
+    """Other values at observed sites, in the place of those that the program was given."""
+
+    def __init__(self, values: Mapping[str, Any]):
+        super().__init__()
+        self.values = values
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] and msg["name"] in self.values:
+            msg["value"] = self.values[msg["name"]]
 
 
 def _middle(name: str, fn: Any) -> torch.Tensor:
