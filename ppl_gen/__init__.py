@@ -6,6 +6,7 @@ from ppl_gen.checks import ProgramError
 from ppl_gen.infer import check, engines, infer, load, resume
 from ppl_gen.primitives import deterministic, dist, factor, mask, module, on, param, plate, sample, scale, xp
 from ppl_gen.program import DataError, Program, program
+from ppl_gen.results.comparison import compare
 from ppl_gen.sbc import sbc
 
 __version__ = "0.1.0"

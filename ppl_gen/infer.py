@@ -17,6 +17,7 @@ from ppl_gen.inference.engine import engines as engines
 from ppl_gen.program import Program, as_program
 from ppl_gen.results import groups, resuming
 from ppl_gen.results.checkpoint import Checkpoint, check_place
+from ppl_gen.results.comparison import gradients
 from ppl_gen.results.run import Run, Setting
 from ppl_gen.target import Target
 
@@ -118,7 +119,7 @@ def _run(
             outcome = chosen.run(target, Driver(room.to_numpy, progress, journal), setting.seed)
             run = Run.of(target, setting, chosen, outcome, groups.keeping(journal))
             groups.finish(journal, run)
-    run.attrs["inference_time"] = time.perf_counter() - began
+    run.attrs.update(gradients(run.stats, chosen), inference_time=time.perf_counter() - began)
     for message in run.warnings:
         warnings.warn(message, RuntimeWarning, stacklevel=3)
     return run

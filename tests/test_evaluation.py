@@ -24,8 +24,7 @@ from ppl_gen import evaluation
 from ppl_gen.evaluation.pareto_khat import pareto_smooth
 
 FOLDER = Path(evaluation.__file__).parent
-METRICS = ["adjusted_rand", "ecdf_bands", "energy_distance", "ess", "mcse", "pareto_khat", "rhat"]
-METRICS += ["uniformity", "wasserstein"]
+METRICS = [*"adjusted_rand ecdf_bands energy_distance ess mcse pareto_khat rhat uniformity wasserstein".split()]
 
 
 @pytest.fixture
