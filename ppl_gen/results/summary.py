@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ppl_gen import evaluation
 from ppl_gen.results.arviz import datasets_of
 
 if TYPE_CHECKING:
@@ -102,20 +102,12 @@ def _row(draws: np.ndarray, ci: float) -> tuple[float, ...]:
 
 
 def _diagnostics(draws: np.ndarray) -> tuple[float, float, float]:
-    """Effective sizes and R-hat as ArviZ computes them; NaN where there are too few draws or chains."""
-    import arviz as az
-
+    """Effective sizes and R-hat, the numbers that ArviZ gives; NaN where there are too few draws or chains."""
     draws = np.asarray(draws, float)
     if draws.shape[1] < 4 or not np.all(np.isfinite(draws)):
         return (float("nan"),) * 3
-    logger = logging.getLogger("arviz")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # ArviZ warns of single chains at every call
-    try:
-        sizes = float(az.ess(draws, method="bulk")), float(az.ess(draws, method="tail", prob=(0.05, 0.95)))
-        return (*sizes, float(az.rhat(draws)) if draws.shape[0] > 1 else float("nan"))
-    finally:
-        logger.setLevel(level)
+    sizes = float(evaluation.ess(draws)), float(evaluation.ess(draws, kind="tail"))
+    return (*sizes, float(evaluation.rhat(draws)) if draws.shape[0] > 1 else float("nan"))
 
 
 def is_idata(draws: Any) -> bool:
