@@ -232,6 +232,8 @@ class Bound:
 
     def call(self, function: Callable[..., Any], arrays: Mapping[str, Any]) -> Any:
         """``function`` on the data, with ``arrays`` in the place of the bound ones."""
+        if function is not self.program.model:  # a guide has no observed sites: it sees values in their arguments
+            arrays = {**arrays, **{a: arrays[self.observed[n]] for n, a in self._same.items()}}
         args = (self._fill(a, arrays) for a in self._args)
         with backends.keeping(self.networks):
             return function(*args, **{k: self._fill(v, arrays) for k, v in self._kwargs.items()})
@@ -278,8 +280,7 @@ class Bound:
 
     def guide(self, arrays: Mapping[str, Any]) -> Any:
         """Run the guide, where it is a function."""
-        seen = {a: arrays[self.observed[n]] for n, a in self._same.items()}
-        return self.call(self.program.guide, {**arrays, **seen})
+        return self.call(self.program.guide, arrays)
 
 
 def _hashable(value: Any) -> Any:

@@ -191,14 +191,14 @@ class _TooFew(Exception):
 
 
 def _arguments(target: Target) -> dict[str, str]:
-    """Observed site -> the argument whose values it has."""
+    """Observed site -> the argument that it is: the one of its values, where several have them that of its name."""
     found = {}
     for site in target.observed:
         value = np.asarray(target.backend.to_numpy(target.sites[site].value))
-        for name, x in target.bound.host.items():
-            if name not in target.bound.missing and x.shape == value.shape and np.array_equal(x, value):
-                found[site] = name
-                break
+        held = {n: x for n, x in target.bound.host.items() if n not in target.bound.missing}
+        same = [n for n, x in held.items() if x.shape == value.shape and np.array_equal(x, value)]
+        if site in same or len(same) == 1:
+            found[site] = site if site in same else same[0]
     return found
 
 

@@ -206,6 +206,20 @@ def test_replicates_share_what_is_compiled():
         assert compilations() <= before + 2, "another number of data sets is simulated by another program"
 
 
+def amortised(y):
+    """A guide that reads the data."""
+    a = pg.param("a", 0.15)
+    pg.sample("loc", dist.Normal(a * xp.sum(y), pg.param("s", 0.45, constraint=dist.constraints.positive)))
+
+
+@pytest.mark.parametrize("as_option", [True, False])
+def test_a_guide_sees_the_simulated_data(as_option):
+    options = {"num_steps": 1000, "learning_rate": 0.01, "num_samples": 200, "progress": False}
+    program = pg.program(normal.model) if as_option else pg.program(normal.model, guide=amortised)
+    found = pg.sbc(program, np.zeros(N), "svi", 40, **options, **({"guide": amortised} if as_option else {}))
+    assert found.p_values["loc"] > CERTAIN and found.p_values["log_likelihood"] > CERTAIN
+
+
 # What is refused ----------------------------------------------------------------------------------------------------
 
 
