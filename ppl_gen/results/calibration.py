@@ -105,9 +105,9 @@ class Calibration:
         few = int((ess < _ENOUGH * self.num_draws).sum())
         if few > 0.05 * self.num_replicates:
             found.append(
-                f"in {few} of {self.num_replicates} replicates the smallest effective sample size is below {_ENOUGH:.0%} of "
-                f"the {self.num_draws} draws that ranks are among (median {np.nanmedian(ess):.0f}): their dependence alone "
-                "makes ranks uneven. Raise num_samples, or lower num_draws"
+                f"in {few} of {self.num_replicates} replicates the smallest effective sample size is below "
+                f"{_ENOUGH:.0%} of the {self.num_draws} draws that ranks are among (median {np.nanmedian(ess):.0f}): "
+                "their dependence alone makes ranks uneven. Raise num_samples, or lower num_draws"
             )
         unmixed = int((r_hat > _UNMIXED).sum())
         if unmixed:
