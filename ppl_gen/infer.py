@@ -104,13 +104,14 @@ def _other_versions(was: dict[str, str]) -> str:
 def _run(
     declared: Program, data: Any, chosen: Engine, setting: Setting, progress: bool, place: Path | Checkpoint | None
 ) -> Run:
-    if place is not None:
-        _require_resumes(chosen)
     room = backends.get(setting.backend)
     began = time.perf_counter()
     with room.scope(precision=setting.precision, device=setting.device, seed=setting.seed), ExitStack() as stack:
         rows = chosen.rows_at_once(declared)
         target = Target(declared.bind(data, room, (setting.precision, setting.device), rows))
+        chosen, why = chosen.pick(target)
+        if place is not None:
+            _require_resumes(chosen)
         chosen.check(target)
         if place is None:
             run = Run.of(target, setting, chosen, chosen.run(target, Driver(room.to_numpy, progress), setting.seed))
@@ -119,6 +120,7 @@ def _run(
             outcome = chosen.run(target, Driver(room.to_numpy, progress, journal), setting.seed)
             run = Run.of(target, setting, chosen, outcome, groups.keeping(journal))
             groups.finish(journal, run)
+    run.attrs.update({"chosen": why} if why else {})
     run.attrs.update(gradients(run.stats, chosen), inference_time=time.perf_counter() - began)
     for message in run.warnings:
         warnings.warn(message, RuntimeWarning, stacklevel=3)

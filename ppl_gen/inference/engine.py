@@ -62,6 +62,10 @@ class Engine:
     def check(self, target: Target) -> None:
         """Raise UnsupportedError where the program lacks what the engine needs."""
 
+    def pick(self, target: Target) -> tuple[Engine, str]:
+        """The engine that does the work, this one unless it is there to choose; and why, in words."""
+        return self, ""
+
     def rows_at_once(self, program: Program) -> int | None:
         """Rows in a block, where the engine goes by rows of this program; None where it needs them all at once."""
         return None

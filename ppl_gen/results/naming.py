@@ -15,6 +15,11 @@ def dims(target: Target) -> dict[str, list[str | None]]:
     return named
 
 
+def subsampled(target: Target) -> dict[str, str]:
+    """``{"subsampled": names}`` of the plates of which the program sees some rows at a time; nothing without any."""
+    return {"subsampled": ", ".join(target.subsampled)} if target.subsampled else {}
+
+
 def _dims(site: Site) -> list[str | None]:
     shape = tuple(site.value.shape)
     names: list[str | None] = [None] * len(shape)

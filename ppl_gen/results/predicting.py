@@ -240,3 +240,11 @@ def sample_rows(
 def _is_of_rows(target: Target, name: str) -> bool:
     """Whether a latent stands in a plate: then new rows have new values of it."""
     return name in target.sites and bool(target.sites[name].plates)
+
+
+def observed(target: Target, name: str) -> np.ndarray | None:
+    """Values of an observed site, NaN where entries are missing; None of data that stay in a file."""
+    bound = target.bound
+    if name in bound.host and (bound.by_rows or name in bound.missing):
+        return None if isinstance(bound.host[name], np.memmap) else bound.host[name]
+    return None if bound.by_rows else np.asarray(target.backend.to_numpy(target.sites[name].value))

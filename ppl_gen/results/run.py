@@ -70,7 +70,7 @@ class Run:
         posterior, stats, params = keep(target, outcome)
         names = [n for n in target.layout.names if n in posterior]
         found = diagnose(posterior, stats, names) if "lp" in stats else []  # chains
-        observed = {n: x for n in target.observed if (x := _observed(target, n)) is not None}
+        observed = {n: x for n in target.observed if (x := predicting.observed(target, n)) is not None}
         unobserved = {n: x for n, x in target.bound.host.items() if n not in target.observed}
         constants = {n: x for n, x in unobserved.items() if not isinstance(x, np.memmap)}  # files stay where they are
         return cls(
@@ -81,7 +81,7 @@ class Run:
             params=params,
             history={n: np.asarray(x) for n, x in outcome.history.items()},
             warnings=outcome.warnings + found,
-            attrs={"program": target.program.name, **outcome.attrs},
+            attrs={"program": target.program.name, **outcome.attrs, **naming.subsampled(target)},
             exact=outcome.exact,
             dims=naming.dims(target),
             coords={k: list(v) for k, v in target.program.coords.items()},
@@ -111,7 +111,8 @@ class Run:
 
         attrs = self.idata_attrs()
         if not self._has_log_likelihood() and self.program is not None:
-            attrs["log_likelihood"] = "left out, draws times data are many: ask for run.log_likelihood"
+            why = "plates are subsampled" if "subsampled" in self.attrs else "draws times data are many"
+            attrs["log_likelihood"] = f"left out, {why}: ask for run.log_likelihood"
         return to_idata(self._groups(), dims=self.dims, coords=self.coords, attrs=attrs)
 
     def _groups(self) -> dict[str, Mapping[str, np.ndarray]]:
@@ -124,6 +125,8 @@ class Run:
         return "log_likelihood" in vars(self) or (self.program is not None and self._affordable())
 
     def _affordable(self) -> bool:
+        if "subsampled" in self.attrs:  # of some rows, and others for each draw
+            return False
         draws = next((x.shape[0] * x.shape[1] for x in self.posterior.values()), 0)
         fitted = identity.arguments(self._program(), self.data)
         in_files = sum(x.size for x in fitted.values() if isinstance(x, np.memmap))
@@ -384,14 +387,6 @@ class Run:
         from ppl_gen.results.pages import run_page
 
         return run_page(self, path)
-
-
-def _observed(target: Target, name: str) -> np.ndarray | None:
-    """Values of an observed site, NaN where entries are missing; None of data that stay in a file."""
-    bound = target.bound
-    if name in bound.host and (bound.by_rows or name in bound.missing):
-        return None if isinstance(bound.host[name], np.memmap) else bound.host[name]
-    return None if bound.by_rows else np.asarray(target.backend.to_numpy(target.sites[name].value))
 
 
 def _check_count(name: str, value: Any) -> None:
