@@ -14,15 +14,16 @@ MIN_DRAWS = 4  # two draws in each half of a split chain: the fewest that have a
 _BLOCK = 1 << 21  # numbers worked on at once (16 MiB), so that memory stays bounded for large variables
 
 
-def per_variable(statistic: Callable[[np.ndarray], np.ndarray], draws: np.ndarray) -> np.ndarray:
+def per_variable(statistic: Callable[[np.ndarray], np.ndarray], draws: np.ndarray, count: int = 0) -> np.ndarray:
     """Apply a statistic to every scalar variable of an array of draws.
 
     Args:
-        statistic: maps finite, non-constant draws (variable, chain, draw) to (variable,).
+        statistic: maps finite, non-constant draws (variable, chain, draw) to (variable,), or (count, variable).
         draws: (chain, draw, *shape), real numbers; booleans and integers are counted as such.
+        count: of statistics, where it gives several.
 
     Returns:
-        (*shape) of floats; nan where a variable has a draw that is not finite.
+        (*shape) of floats, or (count, *shape); nan where a variable has a draw that is not finite.
 
     Raises:
         ValueError: fewer than two axes, no chain, fewer than ``MIN_DRAWS`` draws, or not real numbers.
@@ -31,17 +32,17 @@ def per_variable(statistic: Callable[[np.ndarray], np.ndarray], draws: np.ndarra
     num_chains, num_draws, *shape = draws.shape
     columns = draws.reshape(num_chains, num_draws, -1)
     num_variables = columns.shape[2]
-    values = np.full(num_variables, np.nan)
+    values = np.full((count, num_variables) if count else num_variables, np.nan)
     width = max(1, _BLOCK // (num_chains * num_draws))
     for start in range(0, num_variables, width):
         block = slice(start, min(start + width, num_variables))
         rows = np.ascontiguousarray(columns[:, :, block].transpose(2, 0, 1), dtype=np.float64)
         finite = np.isfinite(rows).all(axis=(1, 2))
         if finite.all():
-            values[block] = statistic(rows)
+            values[..., block] = statistic(rows)
         elif finite.any():
-            values[block][finite] = statistic(rows[finite])
-    return values.reshape(shape)
+            values[..., block][..., finite] = statistic(rows[finite])
+    return values.reshape((*values.shape[:-1], *shape))
 
 
 def _checked(draws: np.ndarray) -> np.ndarray:

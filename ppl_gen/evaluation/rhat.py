@@ -32,10 +32,14 @@ def rhat(draws: np.ndarray) -> np.ndarray:
 def _rank_normalised_split(rows: np.ndarray) -> np.ndarray:
     """(variable, chain, draw) -> (variable,)."""
     halves = split(rows)
-    folded = np.abs(halves - _median(halves))
     # fmax: where only one of the two is defined (two values at equal distance from the median fold to a
     # constant), that one counts.
-    return np.fmax(_potential_scale_reduction(halves), _potential_scale_reduction(folded))
+    return np.fmax(_potential_scale_reduction(halves), _potential_scale_reduction(folded(halves)))
+
+
+def folded(halves: np.ndarray) -> np.ndarray:
+    """Distances from the median."""
+    return np.abs(halves - _median(halves))
 
 
 def _median(halves: np.ndarray) -> np.ndarray:
@@ -46,8 +50,12 @@ def _median(halves: np.ndarray) -> np.ndarray:
 
 
 def _potential_scale_reduction(rows: np.ndarray) -> np.ndarray:
-    """R-hat of normal scores, sqrt(((n - 1)/n W + B/n) / W); nan where all draws are equal."""
-    z = rank_normalise(rows)
+    """R-hat of normal scores; nan where all draws are equal."""
+    return _of_scores(rank_normalise(rows), rows)
+
+
+def _of_scores(z: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """sqrt(((n - 1)/n W + B/n) / W) of the normal scores z of draws."""
     num_draws = z.shape[-1]
     within = z.var(axis=2, ddof=1).mean(axis=1)
     within[within < _ROUNDING] = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,7 +60,7 @@ def comparison_figure(comparison: Comparison, max_rows: int) -> Figure:
     return figure
 
 
-def _numbered(posterior: dict[str, np.ndarray], names: list[str]) -> list[tuple[str, np.ndarray]]:
+def _numbered(posterior: Mapping[str, np.ndarray], names: list[str]) -> list[tuple[str, np.ndarray]]:
     return scalar_draws({n: posterior[n] for n in names if n in posterior})
 
 

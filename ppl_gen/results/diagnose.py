@@ -44,7 +44,7 @@ def diagnose(draws: Draws, stats: Draws, names: Iterable[str] | None = None) -> 
         _low_energy(stats),
         *_stuck(seen.moved, stats),
         _switched(seen.switched),
-        _unmixed(seen.checked, seen.rhats),
+        _unmixed(seen),
     ]
     return [message for message in found if message]
 
@@ -53,15 +53,18 @@ class _Seen:
     """What is kept of the draws, a site after the other.
 
     Attributes:
-        checked: name -> (chain, draw, scalars), of large sites some; ``rhats`` of those.
+        rhats, bulk, tail: name -> R-hat and effective sizes of its scalars, of large sites of some.
+        num_chains: of the sites that these are known of.
         not_finite, switched: what is to be said of sites.
         moved: of each chain the share of transitions that changed something.
     """
 
     def __init__(self, most: int):
         self._most = most
-        self.checked: dict[str, np.ndarray] = {}
         self.rhats: dict[str, np.ndarray] = {}
+        self.bulk: dict[str, np.ndarray] = {}
+        self.tail: dict[str, np.ndarray] = {}
+        self.num_chains = 0
         self.not_finite: list[str] = []
         self.switched: list[str] = []
         self.moved = np.zeros(0)
@@ -77,7 +80,9 @@ class _Seen:
         some = _screened(x, self._most)
         if not np.isfinite(some).all():
             return
-        self.checked[name], self.rhats[name] = some, _varying(evaluation.rhat(some))
+        rhat, bulk, tail = evaluation.convergence(some)
+        self.rhats[name], self.bulk[name], self.tail[name] = _varying(rhat), _varying(bulk), _varying(tail)
+        self.num_chains = max(self.num_chains, len(x))
         self.switched += _suspect(name, x, self.rhats[name])
 
 
@@ -140,7 +145,8 @@ def _saturated(stats: Draws) -> str | None:
 def _low_energy(stats: Draws) -> str | None:
     """E-BFMI: mean squared change of the energy over its variance; of samplers whose energy is kinetic too."""
     energy = stats.get("energy", np.zeros((0, 0)))
-    if "n_steps" not in stats or energy.shape[1] < 20 or not np.isfinite(energy).all():
+    potential_only = "lp" not in stats or np.array_equal(energy, -stats["lp"])
+    if potential_only or energy.shape[1] < 20 or not np.isfinite(energy).all():
         return None
     variance = energy.var(1)
     fraction = (np.diff(energy, axis=1) ** 2).mean(1) / np.where(variance > 0, variance, np.inf)
@@ -223,13 +229,12 @@ def _switched(suspects: list[str]) -> str | None:
     )
 
 
-def _unmixed(draws: Draws, rhats: Draws) -> str | None:
-    if not draws:
+def _unmixed(seen: _Seen) -> str | None:
+    if not seen.num_chains:
         return None
-    rhat, at = _worst(rhats, max, 1.0)
-    bulk, bulk_at = _worst({n: _varying(evaluation.ess(x)) for n, x in draws.items()}, min, np.inf)
-    tail, tail_at = _worst({n: _varying(evaluation.ess(x, kind="tail")) for n, x in draws.items()}, min, np.inf)
-    chains = max(len(x) for x in draws.values())
+    rhat, at = _worst(seen.rhats, max, 1.0)
+    (bulk, bulk_at), (tail, tail_at) = _worst(seen.bulk, min, np.inf), _worst(seen.tail, min, np.inf)
+    chains = seen.num_chains
     if rhat <= _RHAT and min(bulk, tail) >= _ESS_PER_CHAIN * chains:
         return None
     return (
