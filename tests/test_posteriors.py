@@ -27,12 +27,10 @@ PYRO = {
 }
 QUICK = ("arK", "dogs")
 LONG = ("hmm", "mixture")
-MALA = {
-    "eight_schools": {"num_samples": 20_000, "target_accept_prob": 0.8},
-    "dogs": {"preconditioner": "dense"},
-    "gp": {},
-    "sblrc": {"preconditioner": "dense", "num_warmup": 2000, "num_samples": 20_000},
-}
+# One gradient a step wants coordinates that are nearly right, which an approximation gives from the start.
+STEPS = {"start": "pathfinder", "preconditioner": "dense", "num_chains": 32, "num_warmup": 300, "num_samples": 5000}
+OURS = {"chees": {}, "mclmc": {}, "mala": STEPS, "underdamped": STEPS}
+ON_PYRO = ("chees", "mclmc", "mala")
 # Effective draws that a run must have: the Monte Carlo error of a mean is then below 0.038 reference sd and that of an
 # sd below 0.05 (tau of the eight schools, the heaviest tail) or 0.03 sd (the others), so that a right sampler keeps
 # the README's 0.15 by about four of its errors or more. No allowance is made on top.
@@ -67,34 +65,21 @@ def test_nuts_on_pyro(name, data_dir):
     _check(name, data_dir, "nuts", "pyro", **PYRO[name])
 
 
-@pytest.mark.parametrize("name", MALA)
-def test_mala_on_numpyro(name, data_dir):
-    _check(name, data_dir, "mala", "numpyro", **MALA[name])
+def _cases(engines, quick):
+    """All posteriors by each engine; those that are not quick are slow tests."""
+    return [
+        pytest.param(e, n, marks=[] if quick(e, n) else pytest.mark.slow) for e in engines for n in POSTERIORS
+    ]
 
 
-# kidiq and sblrc have coefficients that are nearly collinear. "mixture" and "hmm" have minor modes, in which some of 64
-# chains from random starts would end and stay.
-CHEES = {
-    "eight_schools": {},
-    "kidiq": {"preconditioner": "dense"},
-    "gp": {},
-    "arK": {},
-    "sblrc": {"preconditioner": "dense", "num_warmup": 1000},
-    "dogs": {},
-    "mixture": {},
-    "hmm": {"preconditioner": "dense"},
-}
-CHEES_ON_PYRO = ("eight_schools", "arK", "sblrc", "dogs")
+@pytest.mark.parametrize(("engine", "name"), _cases(OURS, lambda e, n: e == "chees" or n in QUICK))
+def test_our_samplers_on_numpyro(engine, name, data_dir):
+    _check(name, data_dir, engine, "numpyro", **OURS[engine])
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in CHEES])
-def test_chees_on_numpyro(name, data_dir):
-    _check(name, data_dir, "chees", "numpyro", **CHEES[name])
-
-
-@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in CHEES_ON_PYRO])
-def test_chees_on_pyro(name, data_dir):
-    _check(name, data_dir, "chees", "pyro", **CHEES[name])
+@pytest.mark.parametrize(("engine", "name"), _cases(ON_PYRO, lambda e, n: e == "chees" and n in QUICK))
+def test_our_samplers_on_pyro(engine, name, data_dir):
+    _check(name, data_dir, engine, "pyro", **OURS[engine])
 
 
 def test_chees_warns_of_chains_in_minor_modes(data_dir):

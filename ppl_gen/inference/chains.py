@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from ppl_gen.inference import adaptation, langevin, preconditioning
 from ppl_gen.inference.adaptation import Moments, StepSize
 from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.engine import Outcome, between, one_of
+from ppl_gen.inference.progress import Watched
 from ppl_gen.inference.sampler import Sampler
 from ppl_gen.target import Target
 
@@ -49,7 +50,7 @@ class Chains(Sampler):
         thinning: every how many-th sample is kept.
         target_accept_prob: that dual averaging steers the step size to.
         preconditioner: "diagonal", "dense" or "low_rank", from the pooled warm-up draws and their gradients;
-            "identity" for none.
+            "identity" for none; "auto" for dense in up to 100 dimensions and diagonal in more.
         step_size: fixes the step size and turns its adaptation off.
         init, start: where chains start, as of every sampler.
     """
@@ -72,6 +73,9 @@ class Chains(Sampler):
             between(self, 0, math.inf, "step_size")
 
     def run(self, target: Target, driver: Driver, seed: int) -> Outcome:
+        kind = preconditioning.chosen(self.preconditioner, target.layout.dim)
+        if kind != self.preconditioner:
+            return replace(self, preconditioner=kind).run(target, driver, seed)
         begun = self.starting(target, driver, seed)
         state = self.init_state(target, target.backend.asarray(begun.position))
         state = begun.scaled(target, state, self.preconditioner)
@@ -82,11 +86,12 @@ class Chains(Sampler):
             return advance(state, self.noise(target, seed, start, count, "draws"), target.arrays)
 
         state, report, _ = driver.run(
-            chunk, state, self.num_samples, label=self.name, chunk=_CHUNK, thinning=self.thinning, describe=_describe
-        )
+            chunk, state, self.num_samples, label=self.name, chunk=_CHUNK, thinning=self.thinning,
+            describe=Watched(_describe),
+        )  # fmt: skip
         stats = {name: np.swapaxes(x, 0, 1) for name, x in report.items()}
         positions = stats.pop("position")
-        attrs = {**self.attrs(target, state), "biased": not self.exact}
+        attrs = {**self.attrs(target, state), "biased": not self.exact, "preconditioner": kind}
         found = begun.warnings + self.doubts(target, state, stats)
         return Outcome(positions=positions, stats=stats, exact=self.exact, attrs=attrs, warnings=found)
 
@@ -282,5 +287,4 @@ def _reported(xp: Any, state: Any, info: Any) -> dict[str, Any]:
 
 def _describe(report: Mapping[str, np.ndarray]) -> str:
     steps = f", {report['n_steps'].mean():.0f} steps" if "n_steps" in report else ""
-    divergences = int(report["diverging"].sum())
-    return f"divergences {divergences}, acceptance {report['acceptance_rate'].mean():.2f}{steps}"
+    return f"acceptance {report['acceptance_rate'].mean():.2f}{steps}"

@@ -27,7 +27,7 @@ class ChEES(Trajectories):
         thinning: every how many-th sample is kept.
         target_accept_prob: harmonic mean over chains that dual averaging steers the step size to.
         preconditioner: "diagonal", "dense" or "low_rank", from the pooled warm-up draws and their gradients;
-            "identity" for none.
+            "identity" for none; "auto" for dense in up to 100 dimensions and diagonal in more.
         step_size: fixes the step size and turns its adaptation off.
         max_steps: leapfrog steps of a transition at most.
         init, start: where chains start, as of every sampler.

@@ -18,7 +18,7 @@ from ppl_gen.target import Target
 
 STARTS = ("uniform", "pathfinder", "laplace")
 
-_FEWEST_PATHS, _MOST_PATHS, _MOST_COORDINATES = 8, 64, 50_000  # the last of all paths together
+_FEWEST_PATHS, _MOST_PATHS, _MOST_COORDINATES = 8, 16, 50_000  # the last of all paths together
 _ELBO_DRAWS, _WEIGHED_DRAWS, _HISTORY, _MAX_STEPS = 8, 512, 6, 300
 _SPREAD = 1.5  # times an approximation's standard deviations: R-hat tells chains that have forgotten wide starts
 _DROP, _DROPPED = 2.0, 3.0  # times what a Gaussian's log density falls by, and more, that a start may lie below
@@ -73,7 +73,7 @@ def begin(
     most = min(_MOST_PATHS, _MOST_COORDINATES // target.layout.dim)
     num_paths = max(min(num_chains, most), _FEWEST_PATHS)
     position, warnings = search(target, num_paths, seed, init, jitter=1.0)
-    evaluate, rng = pathfinder.evaluator(target, num_paths), np.random.default_rng([seed, 3])
+    evaluate, rng = pathfinder.evaluator(target, max(num_paths, num_chains)), np.random.default_rng([seed, 3])
     draws = _ELBO_DRAWS if start == "pathfinder" else 0
     noise = rng.standard_normal((num_paths, draws, target.layout.dim))
     state, found, _ = pathfinder.climb(

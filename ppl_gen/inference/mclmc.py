@@ -64,7 +64,7 @@ class MCLMC(Trajectories):
         thinning: every how many-th sample is kept.
         target_accept_prob: harmonic mean over chains that dual averaging steers the step size to.
         preconditioner: "diagonal", "dense" or "low_rank", from the pooled warm-up draws and their gradients;
-            "identity" for none.
+            "identity" for none; "auto" for dense in up to 100 dimensions and diagonal in more.
         step_size: fixes the step size and turns its adaptation off.
         max_steps: of a transition at most.
         init, start: where chains start, as of every sampler.
@@ -73,6 +73,8 @@ class MCLMC(Trajectories):
     name: ClassVar[str] = "mclmc"
     needs: ClassVar[str] = "two or more continuous latents"
 
+    num_warmup: int = 300
+    num_samples: int = 1000
     target_accept_prob: float = 0.9
 
     def check(self, target: Target) -> None:
@@ -97,5 +99,6 @@ class MCLMC(Trajectories):
 
     @staticmethod
     def end(xp: Any, path: Path, noise: Mapping[str, Any]) -> tuple[State, Info]:
-        """Accept where log u < minus the energy error."""
-        return trajectories.end(xp, path, xp.zeros(path.kinetic.shape), noise["uniform"])
+        """Accept where log u < minus the energy error. All kinetic energies are alike at the start of a path."""
+        moved, info = trajectories.end(xp, path, xp.zeros(path.kinetic.shape), noise["uniform"])
+        return moved, info._replace(energy=-moved.log_density)

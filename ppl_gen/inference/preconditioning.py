@@ -8,7 +8,8 @@ import numpy as np
 
 from ppl_gen.inference.adaptation import Moments
 
-KINDS = ("diagonal", "dense", "low_rank", "identity")
+KINDS = ("auto", "diagonal", "dense", "low_rank", "identity")
+_MOST_DENSE = 100  # dimensions of which a matrix costs less than it gains
 _CUTOFF = 2.0  # eigenvalues that differ from 1 by less than this factor are left to the diagonal
 _MOST_ROWS = 2000
 
@@ -19,6 +20,11 @@ class LowRank(NamedTuple):
     deviations: Any
     vectors: Any
     stretch: Any
+
+
+def chosen(kind: str, dim: int) -> str:
+    """What "auto" stands for: "dense" in few dimensions, "diagonal" in many."""
+    return ("dense" if dim <= _MOST_DENSE else "diagonal") if kind == "auto" else kind
 
 
 def start(xp: Any, kind: str, dim: int) -> Any:

@@ -92,12 +92,13 @@ class Trajectories(Chains):
     anew, evenly up to a greatest one, which climbs the criterion ChEES (Hoffman, Radul & Sountsov 2021).
     """
 
-    num_warmup: int = 500
+    num_warmup: int = 150
     num_samples: int = 500
     num_chains: int = 64
     thinning: int = 1
     target_accept_prob: float = 0.8
     max_steps: int = 1000
+    preconditioner: str = "auto"
     start: str = "pathfinder"
 
     def __post_init__(self) -> None:

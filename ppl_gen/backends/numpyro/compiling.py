@@ -17,7 +17,7 @@ def asarray(x: Any, dtype: str | None = None) -> jax.Array:
     """``x`` on the active device; floating point in the active precision unless ``dtype`` says otherwise."""
     x = np.asarray(x)
     if dtype is None and np.issubdtype(x.dtype, np.floating):
-        dtype = jnp.zeros(()).dtype
+        dtype = jax.dtypes.canonicalize_dtype(np.float64)
     return jnp.asarray(x, dtype=dtype)
 
 
