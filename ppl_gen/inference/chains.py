@@ -129,10 +129,14 @@ class Chains(Sampler):
 
         def transition(carry: Any, noise: Any, arrays: Any) -> tuple[Any, Any]:
             state = before(carry)
-            moved, info = step(xp, target.density(arrays), state, noise)
+            moved, info = step(xp, self.density(target, arrays, noise), state, noise)
             return after(carry, state, moved, info, noise)
 
         return target.backend.scan(transition, calls=calls)
+
+    def density(self, target: Target, arrays: Mapping[str, Any], noise: Mapping[str, Any]) -> Any:
+        """What a step with this noise sees."""
+        return target.density(arrays)
 
     def key(self) -> tuple[Any, ...]:
         """What the kernel is compiled for, besides its class."""

@@ -16,6 +16,7 @@ from ppl_gen.backends.protocol import UnsupportedError
 from ppl_gen.expectation import Expectation
 from ppl_gen.inference.exponential_family import Direct, discover, with_events
 from ppl_gen.inference.maximum import counted
+from ppl_gen.inference.plates import row_arguments
 from ppl_gen.inference.starts import positions
 from ppl_gen.program import Program
 from ppl_gen.target import Target
@@ -66,7 +67,7 @@ class OwnRows:
         self._model, name = target.program.model, target.program.name
         self.__signature__, self.__doc__ = inspect.signature(self._model), target.program.__doc__
         target.require_enumeration(engine)
-        self.em_rows = _rows(target, engine)
+        self.em_rows = row_arguments(target, engine, "adds up statistics of rows")
         self._say = f"{engine} adds up statistics of rows, and {name}"
         self.target = self._first_rows(target)
         ones = self.target.backend.asarray(np.ones(self._count(self.target)))
@@ -181,27 +182,6 @@ class OwnRows:
             moments = [statistics[f"{pair.loc.name}, {i}"] for i in range(3)]
             new.update(_updated(xp, pair, moments, around))
         return new
-
-
-def _rows(target: Target, engine: str) -> tuple[str, ...]:
-    """Arguments whose leading axis are the rows of the one plate that holds all observations.
-
-    Raises:
-        UnsupportedError: there is no such plate, or more than one.
-    """
-    target.require_full_data(engine)
-    names = [*target.observed, *target.discrete]
-    plates = [{(p.name, p.size) for p in target.sites[n].plates} for n in names]
-    common = set.intersection(*plates) if plates else set()
-    held = {p: [n for n, x in target.bound.host.items() if x.ndim and len(x) == p[1]] for p in common}
-    found = [tuple(arguments) for arguments in held.values() if arguments]
-    if len(found) != 1:
-        raise UnsupportedError(
-            f"{engine} adds up statistics of rows, and {target.program.name} has {len(found)} plates that hold all "
-            "observations and are as long as the data: declare the rows by one pg.plate('row', len(x)), or use "
-            "engine='em', or 'svi'"
-        )
-    return found[0]
 
 
 def _belong(one: Direct, other: Direct) -> bool:
