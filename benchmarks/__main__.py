@@ -27,7 +27,7 @@ def main() -> int:
         for result in harness.run(name, options.repeats, peer, options.only):  # each case is kept as it ends
             if not options.only:
                 harness.keep(result, ["python", "-m", "benchmarks", *sys.argv[1:]])
-            print(table.rows([result]).splitlines()[-1], flush=True)
+            print(table.latest(result), flush=True)
     table.fill(Path(__file__).parents[1] / "README.md")
     return 0
 

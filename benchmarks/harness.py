@@ -3,8 +3,9 @@
 A benchmark is a file of this folder with ``TITLE``, ``CASES`` (name -> what one run does) and two functions
 ``ours(case)`` and ``peer(case)``: each sets up and returns ``run() -> dict`` of quality figures, or a function that
 gives them; only ``run`` is timed. ``PER`` says how many operations a run holds, where a time of one operation is
-wanted; ``RATE`` names the figure of quality that seconds are compared for one of. Where nobody else has what is
-measured, ``PEER`` is None and there is no ``peer``.
+wanted; ``RATE`` names the figure of quality that seconds are compared for one of; ``PEERS`` the peers, where there are
+several, each with cases whose names end in its own. Where nobody else has what is measured, ``PEER`` is None and there
+is no ``peer``.
 """
 
 from __future__ import annotations
@@ -72,6 +73,8 @@ def run(name: str, repeats: int, python: str, only: str = "") -> Iterator[dict[s
     """The result so far after each case of a benchmark whose name holds ``only``, the two sides by turns."""
     module = importlib.import_module(f"benchmarks.{name}")
     result: dict[str, Any] = {"benchmark": name, "title": module.TITLE, "peer": module.PEER, "cases": {}}
+    if hasattr(module, "PEERS"):
+        result["peers"] = module.PEERS
     for case in (c for c in module.CASES if only in c):
         told = {"what": module.CASES[case], "per_run": getattr(module, "PER", {}).get(case, 1)}
         result["cases"][case] = told | _case(name, case, repeats, python if module.PEER else None)

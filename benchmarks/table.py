@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 START, END = "<!-- benchmarks:start -->", "<!-- benchmarks:end -->"
@@ -14,8 +15,32 @@ _HEAD = (
 
 def rows(results: list[dict[str, Any]]) -> str:
     """A Markdown table of results, one row a case."""
-    lines = [_row(r, case) for r in results for case in r["cases"].values()]
+    lines = [line for r in results for line in (_by_peer(r) if "peers" in r else _by_case(r))]
     return "\n".join([_HEAD, *lines])
+
+
+def latest(result: dict[str, Any]) -> str:
+    """The row of the last case."""
+    return _by_case(result)[-1]
+
+
+def _by_case(result: dict[str, Any]) -> list[str]:
+    return [_row(result, case) for case in result["cases"].values()]
+
+
+def _by_peer(result: dict[str, Any]) -> list[str]:
+    """A row for each peer, over the cases in which its result passes."""
+    lines = []
+    for peer, said in result["peers"].items():
+        cases = [c for n, c in result["cases"].items() if n.endswith(f" {peer}")]
+        counted = [c for c in cases if c["peer"]["quality"].get("passes", 1.0) == 1.0]
+        if not counted:
+            continue
+        ratios, first = ([c[key] for c in counted] for key in ("times_faster", "times_faster_first"))
+        spread = f"**{median(ratios):.3g}** ({min(ratios):.3g} to {max(ratios):.3g})"
+        what = f"{result['title']}: {len(counted)} of {len(cases)} posteriors, whose draws pass"
+        lines.append(f"| {what} | | {said} | {spread} | {median(first):.2g} | |")
+    return lines
 
 
 def _row(result: dict[str, Any], case: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from ppl_gen import evaluation
 
 _RHAT = 1.01
-_ESS_PER_CHAIN = 100
+_ESS_PER_CHAIN, _ESS_ENOUGH = 100, 1000  # the second of all chains together, however many there are
 _BFMI = 0.3
 _SWITCHED, _SORTED = 1.05, 1.02  # R-hat of components as they come, and sorted
 _MOST_COMPONENTS = 50
@@ -234,13 +234,13 @@ def _unmixed(seen: _Seen) -> str | None:
         return None
     rhat, at = _worst(seen.rhats, max, 1.0)
     (bulk, bulk_at), (tail, tail_at) = _worst(seen.bulk, min, np.inf), _worst(seen.tail, min, np.inf)
-    chains = seen.num_chains
-    if rhat <= _RHAT and min(bulk, tail) >= _ESS_PER_CHAIN * chains:
+    needed = min(_ESS_PER_CHAIN * seen.num_chains, _ESS_ENOUGH)
+    if rhat <= _RHAT and min(bulk, tail) >= needed:
         return None
     return (
         f"the chains have not mixed enough: worst R-hat {rhat:.3f} ({at}), smallest ESS {bulk:.0f} in the bulk "
-        f"({bulk_at}) and {tail:.0f} in the tails ({tail_at}); expected at most {_RHAT} and at least {_ESS_PER_CHAIN} "
-        "a chain. Draw more samples, warm up longer, or reparameterise"
+        f"({bulk_at}) and {tail:.0f} in the tails ({tail_at}); expected at most {_RHAT} and at least {needed}. Draw "
+        "more samples, warm up longer, or reparameterise"
     )
 
 
