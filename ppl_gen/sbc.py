@@ -75,6 +75,7 @@ def sbc(
     with room.scope(precision=precision, device=device, seed=int(simulation)):
         target = Target(declared.bind(data, room, (setting.precision, setting.device)))
         _require_simulable(target)
+        chosen, _ = chosen.pick(target)
         chosen.check(target)
         prior, simulated = _simulate(target, num_replicates, int(simulation))
         one = _Replicate(target, chosen, Driver(room.to_numpy, progress=False), num_draws)

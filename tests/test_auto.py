@@ -84,3 +84,26 @@ def test_a_dear_gradient_gets_few_chains(monkeypatch):
 def test_what_no_engine_takes_says_why_of_each():
     with pytest.raises(pg.UnsupportedError, match="no engine takes endless.*em: .*'n'.*finite"):
         pg.infer(endless, {"y": Y}, "auto", progress=False)
+
+
+@pytest.mark.parametrize(("engine", "precision"), [("auto", "float64"), ("mclmc", "float32")])
+def test_a_run_that_starts_from_an_approximation_is_resumed(engine, precision, tmp_path):
+    run = pg.infer(plane, {"y": Y}, engine, progress=False, precision=precision, checkpoint=tmp_path / "run.zarr")
+    again = pg.resume(tmp_path / "run.zarr", plane, progress=False)
+    np.testing.assert_array_equal(np.asarray(run.posterior["mu"]), np.asarray(again.posterior["mu"]))
+
+
+@pg.program
+def plane(y):
+    mu = pg.sample("mu", dist.Normal(0.0, 2.0).expand([2]).to_event(1))
+    pg.sample("y", dist.Normal(mu[0] + mu[1], 1.0).expand([len(y)]).to_event(1), obs=y)
+
+
+def test_calibration_by_the_engine_that_is_chosen():
+    found = pg.sbc(posterior, {"y": Y}, "auto", num_replicates=3, progress=False)
+    assert not found.failures
+
+
+def test_options_are_not_for_auto():
+    with pytest.raises(ValueError, match="'auto' takes no options, got 'num_samples'"):
+        pg.infer(posterior, {"y": Y}, "auto", num_samples=10)

@@ -194,6 +194,23 @@ def test_baoab_has_no_bias_on_a_gaussian_and_ubu_one_of_second_order(backend):
     assert (variance["ubu", 0.2] - 1) / (variance["ubu", 0.1] - 1) == pytest.approx(4.0, rel=0.02)
 
 
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_where_there_is_no_gradient_nothing_turns(precision):
+    u = np.array([[0.6, 0.8]])
+    with pg.on("numpyro", precision=precision) as room:
+        new, gain = room.to_numpy(turn(room.xp, room.asarray(u), room.asarray(np.zeros((1, 2))), 0.5))
+    np.testing.assert_allclose(new, u, rtol=1e-6)
+    np.testing.assert_allclose(gain, 0.0, atol=1e-6)
+
+
+def test_what_the_energy_error_is_steered_to_counts_in_a_second_run():
+    sizes = [
+        pg.infer(conjugate, DATA, "umclmc", progress=False, num_warmup=100, num_samples=50, energy_variance=v)
+        .stats["step_size"].mean() for v in (5e-4, 1e-7)
+    ]  # fmt: skip
+    assert sizes[1] < 0.5 * sizes[0]
+
+
 # Coordinates ----------------------------------------------------------------------------------------------------
 
 

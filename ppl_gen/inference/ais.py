@@ -151,7 +151,7 @@ class AIS(Engine):
             target_accept_prob=self.target_accept_prob, preconditioner=self.preconditioner, max_steps=self.max_steps,
             **_PILOT,
         )  # fmt: skip
-        _, report = pilot.anneal(target, driver, seed + 2**31)
+        _, report = pilot.anneal(target, driver, seed ^ 2**30)
         stages = len(report["beta"])
         at = np.linspace(0.0, stages, self.num_temperatures + 1)[1:]
         beta = np.interp(at, np.arange(stages + 1), np.append(0.0, report["beta"]))

@@ -116,6 +116,8 @@ def resolve(engine: str | Engine, options: Mapping[str, Any]) -> Engine:
     if engine not in _engines:
         raise ValueError(f"unknown engine {engine!r}{_close(engine, _engines)}: expected one of {_listed(_engines)}")
     known = [f.name for f in fields(_engines[engine])]
+    if options and not known:
+        raise ValueError(f"{engine!r} takes no options, got {_listed(options)}: name the engine that has them")
     for name in options:
         if name not in known:
             raise ValueError(f"{engine!r} has no option {name!r}{_close(name, known)}: expected among {_listed(known)}")

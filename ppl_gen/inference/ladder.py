@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from ppl_gen.inference import importance, lbfgs, pathfinder
 from ppl_gen.inference.driver import Driver
+from ppl_gen.inference.journal import Memory
 from ppl_gen.inference.laplace import at_modes
 from ppl_gen.inference.lbfgs import Evaluate
 from ppl_gen.inference.low_rank import Gaussians
@@ -76,8 +77,9 @@ def begin(
     evaluate, rng = pathfinder.evaluator(target, max(num_paths, num_chains)), np.random.default_rng([seed, 3])
     draws = _ELBO_DRAWS if start == "pathfinder" else 0
     noise = rng.standard_normal((num_paths, draws, target.layout.dim))
+    # The climb is run again on resuming, not kept: it is short, and its state is NumPy's.
     state, found, _ = pathfinder.climb(
-        driver, evaluate, position, noise, history_size=_HISTORY, max_steps=_MAX_STEPS
+        replace(driver, journal=Memory()), evaluate, position, noise, history_size=_HISTORY, max_steps=_MAX_STEPS
     )
     mixture, why = _found(target, found) if start == "pathfinder" else _modes(target, state)
     weights = _weights(evaluate, mixture, rng) if len(mixture.mean) else np.zeros(0)

@@ -23,7 +23,7 @@ def turn(xp: Any, u: Any, gradient: Any, size: Any) -> tuple[Any, Any]:
     """
     dim = u.shape[-1]
     norm = xp.sqrt(xp.sum(gradient * gradient, axis=-1))
-    e = gradient / xp.maximum(norm, 1e-300)[:, None]
+    e = gradient / xp.where(norm > 0, norm, 1.0)[:, None]
     delta, along = size * norm / (dim - 1), xp.sum(e * u, axis=-1)
     zeta = xp.exp(-delta)  # cosh and sinh would overflow
     grown = (1.0 - zeta) * (1.0 + zeta + along * (1.0 - zeta))

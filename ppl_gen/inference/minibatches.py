@@ -122,8 +122,8 @@ class MinibatchChains(Chains):
 
     def check(self, target: Target) -> None:
         super().check(target)
-        part = self._part(target, row_arguments(target, self.name, "takes a few rows at a time"))
-        if part.layout.dim != target.layout.dim:
+        rows = row_arguments(target, self.name, "takes a few rows at a time")
+        if Target(target.bound.part(rows, slice(0, 1))).layout.dim != target.layout.dim:
             raise UnsupportedError(
                 f"{self.name} keeps all latents while it sees some rows, and {target.program.name} has latents of "
                 "single rows: use engine='chees', or 'svi' with a subsampled plate"

@@ -63,7 +63,7 @@ def prior_draws(target: Target, count: int, seed: int) -> np.ndarray:
         if attempt == 1 and lost.mean() > _MOST_LOST:
             break
         blank = backend.asarray(np.zeros(int(lost.sum())))
-        found[lost] = backend.to_numpy(mapped(blank, seed + attempt, target.arrays))
+        found[lost] = backend.to_numpy(mapped(blank, (seed + attempt) % 2**31, target.arrays))
     columns = np.flatnonzero(~np.isfinite(found).all(0))
     names = dict.fromkeys(layout.label(int(j)) for j in columns)
     raise ProgramError(

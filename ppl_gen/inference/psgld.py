@@ -30,7 +30,7 @@ class PSGLD(SGLD):
     """SGLD with RMSprop's preconditioner, per chain (Li, Chen, Carlson & Carin 2016, algorithm 1).
 
     For posteriors whose scales differ from place to place. The term Gamma of the preconditioner's change is left out,
-    as in the paper, which adds to the bias. Options as of ``sgld``.
+    as in the paper, which adds to the bias beyond ``variance_bias``, which is that of ``sgld``. Options as of it.
     """
 
     name: ClassVar[str] = "psgld"

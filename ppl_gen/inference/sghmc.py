@@ -72,6 +72,8 @@ class SGHMC(MinibatchChains):
         (2 alpha h^2 + h^4 V) (1 + a) / ((1 - a) h^2 (2 (1 + a) - h^2)).
         """
         a, square = 1.0 - _FRICTION, step_size**2
+        if square >= 2.0 * (1.0 + a):
+            return math.inf  # it does not settle
         injected = 2.0 * _FRICTION * square + square**2 * noise
         return injected * (1.0 + a) / (_FRICTION * square * (2.0 * (1.0 + a) - square)) - 1.0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -37,6 +38,8 @@ class SGLD(MinibatchChains):
     def bias_of(step_size: float, noise: float) -> float:
         """x' = (1 - h^2 / 2) x + h (xi + h sqrt(V) / 2 eta) has variance (1 + h^2 V / 4) / (1 - h^2 / 4)."""
         quarter = 0.25 * step_size**2
+        if quarter >= 1.0:
+            return math.inf  # it does not settle
         return (1.0 + quarter * noise) / (1.0 - quarter) - 1.0
 
     @staticmethod

@@ -65,7 +65,7 @@ class Info(NamedTuple):
 def begin(xp: Any, state: State, momentum: Any, jitter: Any, most: int) -> tuple[Path, Any]:
     """A path with this momentum, of as many steps as the jittered length takes."""
     count = xp.ceil(jitter * state.length / state.step_size)
-    count = xp.astype(xp.minimum(xp.maximum(count, 1.0), float(most)), xp.int64)
+    count = xp.astype(xp.minimum(xp.maximum(count, 1.0), float(most)), xp.int32)
     return Path(state, state, momentum, xp.zeros(state.log_density.shape), count), count
 
 

@@ -41,7 +41,7 @@ class UMCLMC(Chains):
         thinning: every how many-th sample is kept.
         energy_variance: of the energy error of a step, over the dimension.
         preconditioner: "diagonal", "dense" or "low_rank", from the pooled warm-up draws and their gradients;
-            "identity" for none.
+            "identity" for none; "auto" for dense in up to 100 dimensions and diagonal in more.
         step_size: fixes the step size and turns its adaptation off.
         init, start: where chains start, as of every sampler.
     """
@@ -57,6 +57,9 @@ class UMCLMC(Chains):
     def __post_init__(self) -> None:
         super().__post_init__()
         between(self, 0, math.inf, "energy_variance")
+
+    def key(self) -> tuple[Any, ...]:
+        return (self.energy_variance,)
 
     def check(self, target: Target) -> None:
         super().check(target)
