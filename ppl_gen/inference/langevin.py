@@ -61,6 +61,17 @@ def propose(xp: Any, target: Density, state: State, xi: Any) -> tuple[State, Any
     return State(position, log_density, gradient, h, state.scale), log_ratio
 
 
+def choose(xp: Any, accept: Any, state: Any, **proposed: Any) -> Any:
+    """The state with what is ``proposed``, name -> (chains,) or (chains, dim), for the chains that ``accept``."""
+    held = {n: xp.where(accept if x.ndim == 1 else accept[:, None], x, getattr(state, n)) for n, x in proposed.items()}
+    return state._replace(**held)
+
+
+def finite(xp: Any, log_density: Any, gradient: Any) -> Any:
+    """Of which chains both are numbers."""
+    return xp.isfinite(log_density) & xp.all(xp.isfinite(gradient), axis=-1)
+
+
 def info(xp: Any, moved: State, log_ratio: Any) -> Info:
     """What a step to ``moved`` with this log ratio reports; it diverged where the density proposed is not finite.
 

@@ -26,9 +26,6 @@ class MALA(Chains):
         """Propose, and accept where log u < log ratio."""
         proposed, log_ratio = langevin.propose(xp, target, state, noise["normal"])
         accept = xp.log(noise["uniform"]) < log_ratio
-        moved = state._replace(
-            position=xp.where(accept[:, None], proposed.position, state.position),
-            log_density=xp.where(accept, proposed.log_density, state.log_density),
-            gradient=xp.where(accept[:, None], proposed.gradient, state.gradient),
-        )
+        position, log_density, gradient = proposed[:3]
+        moved = langevin.choose(xp, accept, state, position=position, log_density=log_density, gradient=gradient)
         return moved, langevin.info(xp, moved, log_ratio)

@@ -49,11 +49,6 @@ class PSGLD(SGLD):
         move = 0.5 * h * h * g * slope + h * xp.sqrt(g) * noise["normal"]
         position = state.position + times(state.scale, move)
         log_density, gradient = target.log_density_and_grad(position)
-        fine = xp.isfinite(log_density) & xp.all(xp.isfinite(gradient), axis=-1)
-        moved = state._replace(
-            position=xp.where(fine[:, None], position, state.position),
-            log_density=xp.where(fine, log_density, state.log_density),
-            gradient=xp.where(fine[:, None], gradient, state.gradient),
-            square=square,
-        )
+        fine, state = langevin.finite(xp, log_density, gradient), state._replace(square=square)
+        moved = langevin.choose(xp, fine, state, position=position, log_density=log_density, gradient=gradient)
         return moved, langevin.info(xp, moved, xp.where(fine, 0.0, -xp.inf))  # type: ignore[arg-type]

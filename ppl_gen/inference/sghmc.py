@@ -30,15 +30,7 @@ class State(NamedTuple):
 class SGHMC(MinibatchChains):
     """Hamiltonian dynamics with friction, on gradients from minibatches (Chen, Fox & Guestrin 2014).
 
-    Attributes:
-        num_warmup, num_samples: steps per chain, left out and kept.
-        num_chains: run together, batched, each with batches of its own.
-        thinning: every how many-th sample is kept.
-        batch_size: rows that a gradient is estimated from.
-        control_variates: take the estimate's difference from that at the mode; best with many rows.
-        bias: share by which variances may be too large; it sets the step size.
-        step_size: sets it instead, in standard deviations.
-        init: site -> value, constrained, from which the climb to the mode starts.
+    Options as of ``sgld``.
     """
 
     name: ClassVar[str] = "sghmc"
@@ -55,13 +47,9 @@ class SGHMC(MinibatchChains):
         v = (1.0 - _FRICTION) * state.velocity + pushed
         position = state.position + times(state.scale, v)
         log_density, gradient = target.log_density_and_grad(position)
-        fine = xp.isfinite(log_density) & xp.all(xp.isfinite(gradient), axis=-1)
-        moved = state._replace(
-            position=xp.where(fine[:, None], position, state.position),
-            log_density=xp.where(fine, log_density, state.log_density),
-            gradient=xp.where(fine[:, None], gradient, state.gradient),
-            velocity=xp.where(fine[:, None], v, -state.velocity),
-        )
+        proposed = {"position": position, "log_density": log_density, "gradient": gradient, "velocity": v}
+        fine, stays = langevin.finite(xp, log_density, gradient), state._replace(velocity=-state.velocity)
+        moved = langevin.choose(xp, fine, stays, **proposed)
         return moved, langevin.info(xp, moved, xp.where(fine, 0.0, -xp.inf))  # type: ignore[arg-type]
 
     @staticmethod

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ppl_gen.inference import trajectory
+from ppl_gen.inference import langevin, trajectory
 from ppl_gen.inference.chains import Chains, Learned
 from ppl_gen.inference.engine import positive
 from ppl_gen.inference.preconditioning import whitened
@@ -75,11 +75,8 @@ def end(xp: Any, path: Path, kinetic: Any, uniform: Any) -> tuple[State, Info]:
     error = before.log_density - after.log_density + path.kinetic
     error = xp.where(xp.isnan(error), xp.inf, error)
     accept = xp.log(uniform) < -error
-    moved = before._replace(
-        position=xp.where(accept[:, None], after.position, before.position),
-        log_density=xp.where(accept, after.log_density, before.log_density),
-        gradient=xp.where(accept[:, None], after.gradient, before.gradient),
-    )
+    position, log_density, gradient = after[:3]
+    moved = langevin.choose(xp, accept, before, position=position, log_density=log_density, gradient=gradient)
     rate = xp.exp(xp.minimum(-error, 0.0))
     return moved, Info(rate, kinetic - before.log_density, error, error > _DIVERGED, path.n_steps)
 

@@ -29,10 +29,7 @@ class ULA(Chains):
     def step(xp: Any, target: Density, state: State, noise: Any) -> tuple[State, Info]:
         """Propose and take it; where the density is not finite there, stay."""
         proposed, log_ratio = langevin.propose(xp, target, state, noise["normal"])
-        fine = xp.isfinite(proposed.log_density) & xp.all(xp.isfinite(proposed.gradient), axis=-1)
-        moved = state._replace(
-            position=xp.where(fine[:, None], proposed.position, state.position),
-            log_density=xp.where(fine, proposed.log_density, state.log_density),
-            gradient=xp.where(fine[:, None], proposed.gradient, state.gradient),
-        )
+        position, log_density, gradient = proposed[:3]
+        fine = langevin.finite(xp, log_density, gradient)
+        moved = langevin.choose(xp, fine, state, position=position, log_density=log_density, gradient=gradient)
         return moved, langevin.info(xp, moved, log_ratio)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+from ppl_gen.inference import langevin
 from ppl_gen.inference.chains import Chains
 from ppl_gen.inference.engine import between
 from ppl_gen.inference.langevin import Info
@@ -81,14 +82,10 @@ class UMCLMC(Chains):
         u, second = turn(xp, u, transposed(state.scale, gradient), 0.5 * h)
         u = unit(xp, u + xp.sqrt(xp.expm1(2.0 * h / state.length) / dim) * noise["normal"])
         error = state.log_density - log_density + first + second
-        fine = xp.isfinite(error) & xp.all(xp.isfinite(gradient), axis=-1)
+        fine, stays = langevin.finite(xp, error, gradient), state._replace(direction=unit(xp, noise["normal"]))
         error = xp.where(fine, error, xp.inf)
-        moved = state._replace(
-            position=xp.where(fine[:, None], position, state.position),
-            log_density=xp.where(fine, log_density, state.log_density),
-            gradient=xp.where(fine[:, None], gradient, state.gradient),
-            direction=xp.where(fine[:, None], u, unit(xp, noise["normal"])),
-        )
+        proposed = {"position": position, "log_density": log_density, "gradient": gradient, "direction": u}
+        moved = langevin.choose(xp, fine, stays, **proposed)
         return moved, Info(xp.exp(xp.minimum(-error, 0.0)), -moved.log_density, error, ~fine)
 
     def step_shape(self) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+from ppl_gen.inference import langevin
 from ppl_gen.inference.chains import Chains
 from ppl_gen.inference.engine import between, one_of
 from ppl_gen.inference.langevin import Info
@@ -42,20 +43,15 @@ def _kinetic(xp: Any, v: Any) -> Any:
 def _moved(xp: Any, state: State, position: Any, density: tuple[Any, Any], v: Any, error: Any) -> tuple[State, Info]:
     """Take the step, where it is finite; elsewhere stay, with the velocity turned round."""
     log_density, gradient = density
-    fine = xp.isfinite(log_density) & xp.all(xp.isfinite(gradient), axis=-1) & xp.isfinite(error)
+    fine = langevin.finite(xp, log_density, gradient) & xp.isfinite(error)
     return _taken(xp, state, position, density, v, xp.where(fine, error, xp.inf), fine)
 
 
 def _taken(
     xp: Any, state: State, position: Any, density: tuple[Any, Any], v: Any, error: Any, accept: Any
 ) -> tuple[State, Info]:
-    each = accept[:, None]
-    moved = state._replace(
-        position=xp.where(each, position, state.position),
-        log_density=xp.where(accept, density[0], state.log_density),
-        gradient=xp.where(each, density[1], state.gradient),
-        velocity=xp.where(each, v, -state.velocity),
-    )
+    proposed = {"position": position, "log_density": density[0], "gradient": density[1], "velocity": v}
+    moved = langevin.choose(xp, accept, state._replace(velocity=-state.velocity), **proposed)
     return moved, Info(xp.exp(xp.minimum(-error, 0.0)), -moved.log_density, error, ~xp.isfinite(error))
 
 
