@@ -105,7 +105,8 @@ class Target:
 
     def draw(self, seed: int) -> dict[str, Site]:
         """The sites of a run with latents from the prior."""
-        return self.trace(self.arrays, key=self.backend.key(seed), check=True)
+        drawn = self.compiled("draw", lambda: self.backend.draws(self.bound.model))
+        return drawn(self.arrays, seed)
 
     def observing(self, values: Mapping[str, Any], arguments: Mapping[str, str]) -> Target:
         """The same target at other values of observed sites, as NumPy arrays; see :meth:`Bound.observing`."""

@@ -14,7 +14,7 @@ from ppl_gen.inference.journal import Memory
 from ppl_gen.inference.laplace import at_modes
 from ppl_gen.inference.lbfgs import Evaluate
 from ppl_gen.inference.low_rank import Gaussians
-from ppl_gen.inference.starts import search
+from ppl_gen.inference.starts import evaluator, search
 from ppl_gen.target import Target
 
 STARTS = ("uniform", "pathfinder", "laplace")
@@ -73,8 +73,8 @@ def begin(
         return Begun(*search(target, num_chains, seed, init))
     most = min(_MOST_PATHS, _MOST_COORDINATES // target.layout.dim)
     num_paths = max(min(num_chains, most), _FEWEST_PATHS)
-    position, warnings = search(target, num_paths, seed, init, jitter=1.0)
-    evaluate, rng = pathfinder.evaluator(target, max(num_paths, num_chains)), np.random.default_rng([seed, 3])
+    evaluate, rng = evaluator(target, max(num_paths, num_chains)), np.random.default_rng([seed, 3])
+    position, warnings = search(target, num_paths, seed, init, jitter=1.0, evaluate=evaluate)
     draws = _ELBO_DRAWS if start == "pathfinder" else 0
     noise = rng.standard_normal((num_paths, draws, target.layout.dim))
     # The climb is run again on resuming, not kept: it is short, and its state is NumPy's.
@@ -84,11 +84,11 @@ def begin(
     mixture, why = _found(target, found) if start == "pathfinder" else _modes(target, state)
     weights = _weights(evaluate, mixture, rng) if len(mixture.mean) else np.zeros(0)
     if not weights.any():
-        rest = search(target, num_chains, seed, init)
+        rest = search(target, num_chains, seed, init, evaluate=evaluate)
         return Begun(rest[0], [*warnings, f"start={start!r} failed, chains start at random points: {why}", *rest[1]])
     points, lost = _wide(evaluate, mixture.rows(importance.resample(weights, num_chains, rng)), rng)
     if lost.any():
-        rest = search(target, int(lost.sum()), seed, init)
+        rest = search(target, int(lost.sum()), seed, init, evaluate=evaluate)
         points[lost] = rest[0]
         warnings = [*warnings, f"{lost.sum()} of {num_chains} chains start at random points: the log density is not "
                     f"finite where start={start!r} would have them", *rest[1]]  # fmt: skip

@@ -13,8 +13,8 @@ from ppl_gen.inference import importance
 from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.engine import Engine, Outcome, positive
 from ppl_gen.inference.low_rank import Gaussians
-from ppl_gen.inference.pathfinder import FEWEST_ROWS, climb, evaluator, unfinished
-from ppl_gen.inference.starts import check_init, search
+from ppl_gen.inference.pathfinder import FEWEST_ROWS, climb, unfinished
+from ppl_gen.inference.starts import check_init, evaluator, search
 from ppl_gen.target import Target
 
 _HISTORY = 10
@@ -75,8 +75,8 @@ def laplace(
     Raises:
         ProgramError: the curvature at the mode is not positive: there is no Gaussian.
     """
-    position, warnings = search(target, num_restarts, seed, init)
     evaluate = evaluator(target, max(num_restarts, FEWEST_ROWS))
+    position, warnings = search(target, num_restarts, seed, init, evaluate=evaluate)
     no_draws = np.zeros((num_restarts, 0, target.layout.dim))
     state, _, history = climb(driver, evaluate, position, no_draws, history_size=_HISTORY, max_steps=num_steps)
     best = int(np.argmin(state.value))

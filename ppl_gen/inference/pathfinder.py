@@ -16,7 +16,7 @@ from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.engine import Engine, Outcome, between, positive
 from ppl_gen.inference.lbfgs import Evaluate
 from ppl_gen.inference.low_rank import Gaussians
-from ppl_gen.inference.starts import bad_sites, check_init, search
+from ppl_gen.inference.starts import bad_sites, check_init, evaluator, search
 from ppl_gen.target import Target
 
 _CHUNK = 25
@@ -34,23 +34,6 @@ class Found(NamedTuple):
     gaussians: Gaussians
     elbo: np.ndarray
     lost: np.ndarray
-
-
-def evaluator(target: Target, rows: int) -> Evaluate:
-    """Log density and gradient of any number of points (points, dim), on the host, by calls of so many rows.
-
-    One compiled shape serves all: the last rows of the last call are filled up.
-    """
-    backend, compiled = target.backend, target.value_and_grad()
-
-    def evaluate(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        count = len(points)
-        filled = np.concatenate([points, np.repeat(points[-1:], -count % rows, 0)])
-        calls = [compiled(backend.asarray(filled[i : i + rows]), target.arrays) for i in range(0, count, rows)]
-        values, gradients = zip(*(backend.to_numpy(c) for c in calls), strict=True)
-        return np.concatenate(values)[:count], np.concatenate(gradients)[:count]
-
-    return evaluate
 
 
 def climb(
@@ -184,8 +167,9 @@ class Pathfinder(Engine):
 
     def run(self, target: Target, driver: Driver, seed: int) -> Outcome:
         rng, dim = np.random.default_rng([seed, 1]), target.layout.dim
-        position, warnings = search(target, self.num_paths, seed, self.init, radius=self.jitter, jitter=self.jitter)
         evaluate = evaluator(target, max(self.num_paths, FEWEST_ROWS))
+        radii = {"radius": self.jitter, "jitter": self.jitter}
+        position, warnings = search(target, self.num_paths, seed, self.init, evaluate=evaluate, **radii)
         noise = rng.standard_normal((self.num_paths, self.num_elbo_draws, dim))
         state, found, history = climb(
             driver, evaluate, position, noise, history_size=self.history_size, max_steps=self.max_steps

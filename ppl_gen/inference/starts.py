@@ -10,6 +10,7 @@ import numpy as np
 
 from ppl_gen.capabilities import Starts
 from ppl_gen.checks import ProgramError, name_bad_sites
+from ppl_gen.inference.lbfgs import Evaluate
 from ppl_gen.layout import Layout
 from ppl_gen.target import Target
 
@@ -50,6 +51,23 @@ def _numbers(name: str, value: Any) -> np.ndarray:
         raise ValueError(f"init of {name!r} is {value!r}: expected a number or an array of numbers") from None
 
 
+def evaluator(target: Target, rows: int) -> Evaluate:
+    """Log density and gradient of any number of points (points, dim), on the host, by calls of so many rows.
+
+    One compiled shape serves all: the last rows of the last call are filled up.
+    """
+    backend, compiled = target.backend, target.value_and_grad()
+
+    def evaluate(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        count = len(points)
+        filled = np.concatenate([points, np.repeat(points[-1:], -count % rows, 0)])
+        calls = [compiled(backend.asarray(filled[i : i + rows]), target.arrays) for i in range(0, count, rows)]
+        values, gradients = zip(*(backend.to_numpy(c) for c in calls), strict=True)
+        return np.concatenate(values)[:count], np.concatenate(gradients)[:count]
+
+    return evaluate
+
+
 def starts(target: Target, num_chains: int, seed: int, init: Mapping[str, Any] | None = None) -> Any:
     """Starting positions (chains, dim) with finite log density and gradient, on the device: see :func:`search`."""
     return target.backend.asarray(search(target, num_chains, seed, init)[0])
@@ -63,6 +81,7 @@ def search(
     *,
     radius: float = _RADIUS,
     jitter: float = 0.0,
+    evaluate: Evaluate | None = None,
 ) -> tuple[np.ndarray, list[str]]:
     """Positions (chains, dim) with finite log density and gradient, on the host, and what to be careful about.
 
@@ -71,15 +90,15 @@ def search(
 
     Args:
         jitter: half the width of the uniform noise that chains but the first have about ``init``.
+        evaluate: of :func:`evaluator`, where there is one that has been compiled, or will be used again.
 
     Raises:
         ProgramError: no such point was found; names the sites at fault.
     """
-    layout, backend = target.layout, target.backend
-    given = check_init(target, init, layout)
+    layout, given = target.layout, check_init(target, init, target.layout)
     rng = np.random.default_rng(seed)
     fixed = _scattered(target, _preferred(target, num_chains, seed, given, layout), given, jitter, seed)
-    evaluate = target.value_and_grad()
+    evaluate = evaluate or evaluator(target, num_chains)
     found, outside = np.full((num_chains, layout.dim), np.nan), None
     tried = found
     for attempt in range(_TRIES):
@@ -88,7 +107,7 @@ def search(
             fixed, outside = _fixed(target, given, layout), tried[np.isnan(found[:, 0])]
         uniform = rng.uniform(-1.0, 1.0, found.shape) * radius * (1.0 - narrowing)
         tried = np.where(np.isnan(fixed), uniform, fixed)
-        value, gradient = backend.to_numpy(evaluate(backend.asarray(tried), target.arrays))
+        value, gradient = evaluate(tried)
         good = np.isfinite(value) & np.isfinite(gradient).all(1) & np.isnan(found[:, 0])
         found[good] = tried[good]
         if not np.isnan(found).any():

@@ -14,6 +14,7 @@ from ppl_gen.backends.numpyro import (
     arrays,
     compiling,
     distributions,
+    first_run,
     native,
     optimisers,
     processes,
@@ -35,6 +36,7 @@ class NumPyroBackend:
     dist = distributions
 
     trace = staticmethod(tracing.trace)
+    draws = staticmethod(first_run.draws)
     sample = staticmethod(tracing.sample)
     param = staticmethod(tracing.param)
     plate = staticmethod(tracing.plate)

@@ -8,6 +8,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from ppl_gen.backends.numpyro.compiling import on_host
 
 _DRAW = {"normal": jax.random.normal, "uniform": jax.random.uniform}
 
@@ -20,8 +23,20 @@ def key(seed: int) -> jax.Array:
 
 
 def noise(seed: int, index: int, spec: Spec, num_steps: int) -> dict[str, Any]:
-    """The noise of chunk ``index``: name -> array (num_steps, *shape) of standard normals or uniforms."""
+    """The noise of chunk ``index``: name -> array (num_steps, *shape) of standard normals or uniforms.
+
+    On a CPU it is NumPy's: XLA takes seconds to compile its own for each new shape, and then draws more slowly.
+    """
+    if on_host():
+        return _noise_on_host(seed, index, spec, num_steps)
     return _noise(seed, index, tuple((name, kind, tuple(shape)) for name, (kind, shape) in spec.items()), num_steps)
+
+
+def _noise_on_host(seed: int, index: int, spec: Spec, num_steps: int) -> dict[str, Any]:
+    rng = np.random.Generator(np.random.SFC64([seed, index]))
+    draw: dict[str, Any] = {"normal": rng.standard_normal, "uniform": rng.random}
+    dtype = jax.dtypes.canonicalize_dtype(np.float64)
+    return {name: jnp.asarray(draw[kind]((num_steps, *shape), dtype)) for name, (kind, shape) in spec.items()}
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))

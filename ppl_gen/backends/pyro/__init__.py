@@ -51,6 +51,7 @@ class PyroBackend:
     dist = distributions
 
     trace = staticmethod(tracing.trace)
+    draws = staticmethod(tracing.draws)
     sample = staticmethod(tracing.sample)
     param = staticmethod(tracing.param)
     plate = staticmethod(tracing.plate)

@@ -17,6 +17,7 @@ from ppl_gen.backends.protocol import Plate, Request, Site, UnsupportedError, ch
 from ppl_gen.backends.pyro import distributions
 from ppl_gen.backends.pyro.compiling import asarray
 from ppl_gen.backends.pyro.markov_chain import MarkovChain
+from ppl_gen.backends.pyro.randomness import key as set_seed
 
 constraints = distributions.constraints
 
@@ -184,6 +185,16 @@ def trace(call: Callable[[], Any], request: Request) -> dict[str, Site]:
     with assign:
         nodes = poutine.trace(call).get_trace().nodes
     return {name: _site(node, request, assign) for name, node in nodes.items() if _is_seen(node)}
+
+
+def draws(model: Callable[[Mapping[str, Any]], Any]) -> Callable[[Mapping[str, Any], int], dict[str, Site]]:
+    """``drawn(arrays, seed)``: the sites of ``model(arrays)`` with latents from the prior, checked."""
+
+    def drawn(arrays: Mapping[str, Any], seed: int) -> dict[str, Site]:
+        set_seed(seed)
+        return trace(lambda: model(arrays), Request(check=True))
+
+    return drawn
 
 
 def _is_seen(node: Any) -> bool:
