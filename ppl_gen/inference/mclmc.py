@@ -81,6 +81,10 @@ class MCLMC(Trajectories):
         super().check(target)
         require_directions(target, self.name)
 
+    def unit_time(self, dim: int) -> float:
+        """The one unit of speed is shared by all coordinates."""
+        return math.sqrt(dim)
+
     @staticmethod
     def begin(xp: Any, state: State, noise: Mapping[str, Any], most: int) -> tuple[Path, Any]:
         """A new direction; as many steps as the jittered length takes."""

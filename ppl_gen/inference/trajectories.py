@@ -121,7 +121,7 @@ class Trajectories(Chains):
     def make_state(self, xp: Any, density: Any, position: Any, scale: Any) -> State:
         """The state of chains at ``position`` (chains, dim)."""
         start = super().make_state(xp, density, position, scale)
-        return State(**start._asdict(), length=xp.zeros(()) + _FIRST_LENGTH)
+        return State(**start._asdict(), length=xp.zeros(()) + _FIRST_LENGTH * self.unit_time(position.shape[-1]))
 
     def noise(self, target: Target, seed: int, start: int, count: int, phase: str) -> dict[str, Any]:
         """Momenta, uniforms and lengths of ``count`` transitions."""
@@ -154,6 +154,10 @@ class Trajectories(Chains):
 
     # Warm-up --------------------------------------------------------------------------------------------------
 
+    def unit_time(self, dim: int) -> float:
+        """How long a coordinate takes to move by its standard deviation."""
+        return 1.0
+
     def step_shape(self) -> tuple[int, ...]:
         """One step size for all chains."""
         return ()
@@ -163,7 +167,7 @@ class Trajectories(Chains):
         return 1.0 / xp.mean(1.0 / xp.maximum(info.acceptance_rate, _LEAST_RATE))
 
     def own(self, xp: Any, dim: int, rescaled: bool) -> Length:
-        return trajectory.start_length(xp, _NEXT_LENGTH if rescaled else _FIRST_LENGTH)
+        return trajectory.start_length(xp, self.unit_time(dim) * (_NEXT_LENGTH if rescaled else _FIRST_LENGTH))
 
     def adapt_own(self, xp: Any, own: Length, seen: Path, state: State, info: Info, noise: Any) -> Length:
         """The length, a step up the criterion."""
