@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.signal import lfilter
 
+from ppl_gen import evaluation
 from ppl_gen.results.diagnose import diagnose
 
 CHAINS, DRAWS = 4, 1000
@@ -107,8 +108,8 @@ CASES = {
     "energy": (low_energy, "too slowly in chain 2 "),
     "frozen": (freeze, "chain 2 hardly moved"),
     "far below": (far_below, "chain 3 is stuck at a log density of -307"),
-    "far below, beside NaN": (far_below_and_one_without_numbers, "chain 3 is stuck at a log density of -307"),
-    "one chain's trees": (all_trees_of_one, "chain 1 is stuck: 100% of its trajectories"),
+    "far below, beside NaN": (far_below_and_one_without_numbers, "chains 0, 3 are stuck at a log density of nan, -307"),
+    "one chain's trees": (all_trees_of_one, "chain 1 is stuck: 100% of the trajectories"),
     "switched": (switch, "labels of components seem to be switched between chains in 'locs'"),
     "switched vectors": (switch_vectors, "labels of components seem to be switched between chains in 'locs'"),
     "not finite": (lose, "draws of 'x' are not finite"),
@@ -135,6 +136,19 @@ def test_healthy_draws_are_not_warned_of(chains):
     assert diagnose(draws, stats) == []
 
 
+def test_many_chains_that_are_stuck_are_told_of_at_once(rng):
+    draws, stats = healthy(rng, 20)
+    stats["lp"][5:8] = -307_000.0 - np.arange(3)[:, None]
+    (said,) = [m for m in diagnose(draws, stats) if "stuck" in m]
+    assert said.startswith("chains 5, 6, 7 are stuck at a log density of -307000, -307001, -307002, where the others")
+
+
+def test_chains_that_are_short_but_agree_are_not_said_to_differ(rng):
+    draws = {"x": rng.normal(size=(4, 90, 3))}
+    (said,) = diagnose(draws, {})
+    assert "smallest ESS" in said and ("R-hat" in said) == (evaluation.rhat(draws["x"]).max() > 1.01)
+
+
 def test_chains_that_disagree_are_not_taken_for_switched_labels(rng):
     draws, stats = healthy(rng)
     apart(draws, stats, rng)
@@ -145,7 +159,7 @@ def test_chains_that_disagree_are_not_taken_for_switched_labels(rng):
 def test_what_cannot_be_judged_is_let_be(rng):
     assert diagnose({}, {}) == []
     unmoved = diagnose({"k": np.zeros((2, 50), int)}, {"lp": np.full((2, 50), -np.inf)})
-    assert len(unmoved) == 2 and all("hardly moved" in message for message in unmoved)
+    assert len(unmoved) == 1 and unmoved[0].startswith("chains 0, 1 hardly moved (at most 0.0% of the transitions)")
     assert diagnose({"x": rng.normal(size=(2, 3))}, {}) == []
 
 

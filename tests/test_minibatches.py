@@ -9,6 +9,7 @@ from scipy import linalg, stats
 import ppl_gen as pg
 from ppl_gen import dist
 from ppl_gen.evaluation import mcse
+from ppl_gen.inference.engine import resolve
 from ppl_gen.inference.minibatches import Batches
 from ppl_gen.inference.sghmc import SGHMC
 from ppl_gen.inference.sgld import SGLD
@@ -159,7 +160,8 @@ def test_programs_without_rows_apart_are_refused(program, engine, count):
 
 
 @pytest.mark.parametrize(("options", "says"), [({"batch_size": 0}, "batch_size"), ({"bias": 1.5}, "bias"),
-                                               ({"preconditioner": "dense"}, "leave out")])  # fmt: skip
+                                               ({"preconditioner": "dense"}, "has no option"),
+                                               ({"target_accept_prob": 0.9}, "has no option")])  # fmt: skip
 def test_options_are_checked(options, says):
     with pytest.raises(ValueError, match=says):
-        SGLD(**options)
+        resolve("sgld", options)

@@ -115,7 +115,7 @@ def resolve(engine: str | Engine, options: Mapping[str, Any]) -> Engine:
         raise TypeError(f"engine must be a name or an engine object, got {type(engine).__name__}")
     if engine not in _engines:
         raise ValueError(f"unknown engine {engine!r}{_close(engine, _engines)}: expected one of {_listed(_engines)}")
-    known = [f.name for f in fields(_engines[engine])]
+    known = [f.name for f in fields(_engines[engine]) if f.init]
     if options and not known:
         raise ValueError(f"{engine!r} takes no options, got {_listed(options)}: name the engine that has them")
     for name in options:

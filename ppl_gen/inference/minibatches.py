@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,7 +17,7 @@ from ppl_gen.inference.engine import Outcome, between, positive
 from ppl_gen.inference.ladder import Begun
 from ppl_gen.inference.laplace import at_modes
 from ppl_gen.inference.plates import row_arguments
-from ppl_gen.inference.starts import search
+from ppl_gen.inference.starts import evaluator, search
 from ppl_gen.target import Target
 
 _POINTS = 64  # at which the noise of the gradient is measured
@@ -45,7 +45,7 @@ class Batches(Target):
         made = cls.__new__(cls)
         made.__dict__.update(part.__dict__)
         asarray, count = part.backend.asarray, [len(t.bound.host[rows[0]]) for t in (whole, part)]
-        value, gradient = pathfinder.evaluator(whole, 1)(mode[None])
+        value, gradient = evaluator(whole, 1)(mode[None])
         known = {"position": mode, "value": value[0], "gradient": gradient[0], "times": count[0] / count[1]}
         fixed = {n: x for n, x in part.arrays.items() if n not in rows}
         made.arrays = {**fixed, **{_MODE + n: asarray(np.asarray(x)) for n, x in known.items()}}
@@ -111,14 +111,15 @@ class MinibatchChains(Chains):
     batch_size: int = 256
     control_variates: bool = True
     bias: float = 0.02
-    preconditioner: str = "identity"
+    # No options: chains start around a mode, in its coordinates, and the bias sets the step size.
+    start: str = field(init=False, repr=False, default="uniform")
+    preconditioner: str = field(init=False, repr=False, default="identity")
+    target_accept_prob: float = field(init=False, repr=False, default=0.5)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         positive(self, "batch_size")
         between(self, 0, 1, "bias")
-        if self.start != "uniform" or self.preconditioner != "identity":
-            raise ValueError(f"{self.name} starts around a mode, in its coordinates: leave out start, preconditioner")
 
     def check(self, target: Target) -> None:
         super().check(target)
@@ -203,8 +204,8 @@ class MinibatchChains(Chains):
         Raises:
             ProgramError: the log density is flat there, or curves upwards.
         """
-        evaluate, dim = pathfinder.evaluator(target, 1), target.layout.dim
-        position, _ = search(target, 1, seed, self.init)
+        evaluate, dim = evaluator(target, 1), target.layout.dim
+        position, _ = search(target, 1, seed, self.init, evaluate=evaluate)
         state, _, _ = pathfinder.climb(
             driver, evaluate, position, np.zeros((1, 0, dim)), history_size=_HISTORY, max_steps=_CLIMB
         )

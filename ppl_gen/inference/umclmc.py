@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 from ppl_gen.inference import langevin
@@ -54,6 +54,7 @@ class UMCLMC(Chains):
 
     num_chains: int = 16
     energy_variance: float = 5e-4
+    target_accept_prob: float = field(init=False, repr=False, default=0.5)  # no option: nothing is accepted
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -92,14 +92,22 @@ def ubu(xp: Any, target: Density, state: State, noise: Any) -> tuple[State, Info
 
 def _free(xp: Any, state: State, time: Any, xi: Any, other: Any) -> tuple[Any, Any]:
     """U: displacement and velocity after free motion with friction, from two normals of each (chains, dim)."""
-    gamma = state.friction
-    kept = xp.exp(-gamma * time)
-    lost = 1.0 - kept
-    spread = xp.sqrt(1.0 - kept * kept)
+    gamma, passed = state.friction, state.friction * time
+    kept, lost = xp.exp(-passed), -xp.expm1(-passed)
+    spread = xp.sqrt(-xp.expm1(-2.0 * passed))
     shared = lost * lost / (gamma * spread)  # covariance of both over the velocity's deviation
-    variance = (2.0 * gamma * time - 3.0 + 4.0 * kept - kept * kept) / gamma**2
-    alone = xp.sqrt(xp.maximum(variance - shared * shared, 0.0))
+    alone = xp.sqrt(_unshared(xp, passed)) / gamma
     return lost / gamma * state.velocity + shared * xi + alone * other, kept * state.velocity + spread * xi
+
+
+def _unshared(xp: Any, a: Any) -> Any:
+    """Variance of the displacement given the velocity, times the friction squared, after time ``a`` over the friction.
+
+    2 (a - 2 tanh(a / 2)), whose terms cancel where a is small: there by its series.
+    """
+    square = a * a
+    series = a * square * (1.0 / 6.0 - square * (1.0 / 60.0 - square * (17.0 / 10080.0 - square * (31.0 / 181440.0))))
+    return xp.where(a < 0.1, series, 2.0 * (a - 2.0 * xp.tanh(0.5 * a)))
 
 
 def obabo(xp: Any, target: Density, state: State, noise: Any) -> tuple[State, Info]:

@@ -127,8 +127,8 @@ def _divergences(stats: Draws) -> str | None:
         return None
     return (
         f"{count} of {diverging.size} transitions diverged: the posterior has regions that the sampler cannot "
-        "enter, and estimates are biased. Reparameterise (e.g. non-centred: theta = mu + tau * z), or raise "
-        "target_accept_prob"
+        "enter, and estimates are biased. Reparameterise (e.g. non-centred: theta = mu + tau * z), or take smaller "
+        "steps (a higher target_accept_prob, or a lower step_size)"
     )
 
 
@@ -162,34 +162,65 @@ def _low_energy(stats: Draws) -> str | None:
 
 # Chains that are stuck --------------------------------------------------------------------------------------------
 
-_RESTART = "leave it out of any summary; run again with another seed, more num_warmup, or init near the others"
+_RESTART = "leave {it} out of any summary; run again with another seed, more num_warmup, or init near the others"
 
 
 def _stuck(moved: np.ndarray, stats: Draws) -> list[str]:
-    """A chain that hardly moves, whose density is far below that of the others, or that alone saturates its trees."""
-    found: dict[int, str] = {}
-    for chain in map(int, np.flatnonzero(moved < _HARDLY)):
-        found[chain] = f"chain {chain} hardly moved ({moved[chain]:.1%} of its transitions): {_RESTART}"
-    lp, full = stats.get("lp"), stats.get("reached_max_treedepth")
-    if lp is not None and len(lp) > 1:
-        with np.errstate(invalid="ignore"):
-            centre, sd = np.median(lp, 1), np.std(lp, 1)
-        good = np.isfinite(sd)  # a chain without a number must not hide the others
-        least = np.median(centre[good]) - 20 * np.median(sd[good]) - 10 if good.any() else -np.inf
-        for chain in map(int, np.flatnonzero(~(centre >= least))):
-            found.setdefault(
-                chain,
-                f"chain {chain} is stuck at a log density of {centre[chain]:.6g}, where the others have "
-                f"{np.nanmedian(np.delete(centre, chain)):.6g}: {_RESTART}",
-            )
-    if full is not None and len(full) > 1 and np.median(full.mean(1)) < 0.5:
-        for chain in map(int, np.flatnonzero(full.mean(1) > 0.95)):
-            found.setdefault(
-                chain,
-                f"chain {chain} is stuck: {full[chain].mean():.0%} of its trajectories reached the maximum tree depth, "
-                f"and {np.median(full.mean(1)):.0%} of the others': {_RESTART}",
-            )
-    return [found[chain] for chain in sorted(found)]
+    """Chains that hardly move, whose density is far below that of the others, or that alone saturate their trees."""
+    found, known = [], np.zeros(0, int)
+    for chains, say in (_still(moved), _far_below(stats), _alone_saturated(stats)):
+        new = np.setdiff1d(chains, known)
+        known = np.union1d(chains, known)
+        if new.size:
+            it = "it" if len(new) == 1 else "them"
+            found.append(f"{_chains(new)} {say(new)}: {_RESTART.format(it=it)}")
+    return found
+
+
+_Found = tuple[np.ndarray, Callable[[np.ndarray], str]]  # chains, and what is to be said of some of them
+
+
+def _still(moved: np.ndarray) -> _Found:
+    def say(which: np.ndarray) -> str:
+        return f"hardly moved ({'at most ' * (len(which) > 1)}{moved[which].max():.1%} of the transitions)"
+
+    return np.flatnonzero(moved < _HARDLY), say
+
+
+def _far_below(stats: Draws) -> _Found:
+    lp = stats.get("lp", np.zeros((0, 0)))
+    if len(lp) < 2:
+        return np.zeros(0, int), str
+    with np.errstate(invalid="ignore"):
+        centre, sd = np.median(lp, 1), np.std(lp, 1)
+    good = np.isfinite(sd)  # a chain without a number must not hide the others
+    least = np.median(centre[good]) - 20 * np.median(sd[good]) - 10 if good.any() else -np.inf
+
+    def say(which: np.ndarray) -> str:
+        at = ", ".join(f"{v:.6g}" for v in centre[which[:3]]) + ", ..." * (len(which) > 3)
+        rest = np.nanmedian(np.delete(centre, which)) if len(which) < len(centre) else np.nan
+        return f"{_are(which)} stuck at a log density of {at}, where the others have {rest:.6g}"
+
+    return np.flatnonzero(~(centre >= least)), say
+
+
+def _alone_saturated(stats: Draws) -> _Found:
+    full = stats.get("reached_max_treedepth", np.zeros((0, 0)))
+    share = full.mean(1) if full.size else np.zeros(0)
+    if len(share) < 2 or np.median(share) >= 0.5:
+        return np.zeros(0, int), str
+
+    def say(which: np.ndarray) -> str:
+        return (
+            f"{_are(which)} stuck: {share[which].min():.0%} of the trajectories reached the maximum tree depth, and "
+            f"{np.median(share):.0%} of the others'"
+        )
+
+    return np.flatnonzero(share > 0.95), say
+
+
+def _are(which: np.ndarray) -> str:
+    return "is" if len(which) == 1 else "are"
 
 
 def _moved(chain: np.ndarray) -> float:
@@ -235,12 +266,16 @@ def _unmixed(seen: _Seen) -> str | None:
     rhat, at = _worst(seen.rhats, max, 1.0)
     (bulk, bulk_at), (tail, tail_at) = _worst(seen.bulk, min, np.inf), _worst(seen.tail, min, np.inf)
     needed = min(_ESS_PER_CHAIN * seen.num_chains, _ESS_ENOUGH)
-    if rhat <= _RHAT and min(bulk, tail) >= needed:
+    wrong = [f"worst R-hat {rhat:.3f} ({at}), expected at most {_RHAT}"] if rhat > _RHAT else []
+    if min(bulk, tail) < needed:
+        wrong.append(
+            f"smallest ESS {bulk:.0f} in the bulk ({bulk_at}) and {tail:.0f} in the tails ({tail_at}), expected at "
+            f"least {needed}"
+        )
+    if not wrong:
         return None
     return (
-        f"the chains have not mixed enough: worst R-hat {rhat:.3f} ({at}), smallest ESS {bulk:.0f} in the bulk "
-        f"({bulk_at}) and {tail:.0f} in the tails ({tail_at}); expected at most {_RHAT} and at least {needed}. Draw "
-        "more samples, warm up longer, or reparameterise"
+        f"the chains have not mixed enough: {'; '.join(wrong)}. Draw more samples, warm up longer, or reparameterise"
     )
 
 

@@ -49,7 +49,7 @@ def versions() -> dict[str, str]:
 
 def options(engine: Engine) -> dict[str, Any]:
     """Of an engine, name -> what JSON can hold."""
-    return {f.name: identity.plain(getattr(engine, f.name)) for f in dataclasses.fields(engine)}
+    return {f.name: identity.plain(getattr(engine, f.name)) for f in dataclasses.fields(engine) if f.init}
 
 
 def engine_of(said: Mapping[str, Any], given: Engine | None) -> Engine:

@@ -94,7 +94,7 @@ class GenerativeEstimator(BaseEstimator):
 def _engine(engine: Any, options: dict[str, Any]) -> Engine:
     """The engine of that name with those of the options that it has; an engine object with the row weights."""
     weights, given = options.get("weights"), isinstance(engine, Engine)
-    names = {f.name for f in fields(engine if given else resolve(engine, {}))}
+    names = {f.name for f in fields(engine if given else resolve(engine, {})) if f.init}
     if weights is not None and "weights" not in names:
         raise ValueError(f"engine={engine!r} takes no sample_weight: use engine='em'")
     if given:
