@@ -10,6 +10,8 @@ import numpy as np
 from ppl_gen.backends.protocol import Request, Site, SiteError, UnsupportedError
 from ppl_gen.program import Bound
 
+_AGAIN = 10  # counts of two runs are often the same by chance
+
 
 class ProgramError(ValueError):
     """A program that cannot be run on the data it was given."""
@@ -51,7 +53,8 @@ def check_prototype(sites: Mapping[str, Site], bound: Bound, again: Callable[[],
         _check_shapes(site, name)
     for site in random:
         outside = site.kind == "observed" and not np.all(bound.backend.to_numpy(site.in_support))
-        if outside and repr(again()[site.name].constraint) == repr(site.constraint):
+        said = repr(site.constraint)
+        if outside and all(repr(again()[site.name].constraint) == said for _ in range(_AGAIN)):
             _refuse_values(site, bound)
 
 

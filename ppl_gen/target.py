@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -70,8 +71,10 @@ class Target:
 
     Attributes:
         sites: of one run of the program on its data, with latents drawn from the prior.
-        layout: of the continuous latents; ``params`` that of the params; ``everything`` both.
+        layout: of the continuous latents; ``params`` that of the params; ``everything`` both, ``valued`` and counts.
         discrete: latents that are summed out exactly; ``enumerated`` the dimension along which each is laid out.
+        counts: layout of the discrete latents without a finite set of values, which only their values stand for. Where
+            a vector u of ``everything`` is asked for, they come behind it, as whole numbers.
         points: dimension, left of those, along which several values of a continuous latent may be laid out.
     """
 
@@ -83,10 +86,15 @@ class Target:
         self.sites = self._prototype()
         continuous = {n: s for n, s in self.sites.items() if s.kind == "latent" and not s.discrete}
         params = {n: s for n, s in self.sites.items() if s.kind == "param"}
+        endless = self._endless()
+        self.counts = Layout(tuple((n, tuple(s.value.shape), tuple(s.value.shape)) for n, s in endless.items()))
         self.layout = Layout.of(self.backend, continuous)
         self.params = Layout.of(self.backend, params)
         self.everything = Layout(self.layout.sites + self.params.sites)
-        self.discrete = {n: s for n, s in self.sites.items() if s.kind == "latent" and s.discrete}
+        self.valued = Layout(self.everything.sites + self.counts.sites)
+        self.discrete = {
+            n: s for n, s in self.sites.items() if s.kind == "latent" and s.discrete and n not in endless
+        }
         self.observed = tuple(n for n, s in self.sites.items() if s.kind == "observed")
         self.subsampled = tuple(n for n, s in self.sites.items() if s.kind == "plate")
         self.num_plates = max((len(s.batch_shape) for s in self.sites.values()), default=0)
@@ -100,8 +108,22 @@ class Target:
             sites = self.draw(0)
         except Exception as error:
             raise explain_failure(error, self.bound) from error
-        check_prototype(sites, self.bound, lambda: self.draw(1))
+        seeds = itertools.count(1)
+        check_prototype(sites, self.bound, lambda: self.draw(next(seeds)))
         return sites
+
+    def _endless(self) -> dict[str, Site]:
+        """Discrete latents without a finite set of values, or with one that changes with such a latent's value."""
+        latents = {n: s for n, s in self.sites.items() if s.kind == "latent" and s.discrete}
+        found = {n: s for n, s in latents.items() if s.cardinality is None}
+        while found and len(found) < len(latents):
+            moved = {n: s.value + 1 for n, s in found.items()}
+            other = self.trace(self.arrays, values=moved, key=self.backend.key(0))
+            more = {n: s for n, s in latents.items() if n not in found and other[n].cardinality != s.cardinality}
+            if not more:
+                break
+            found |= more
+        return {n: s for n, s in latents.items() if n in found}
 
     def draw(self, seed: int) -> dict[str, Site]:
         """The sites of a run with latents from the prior."""
@@ -127,8 +149,14 @@ class Target:
         """Run a guide once."""
         return self.backend.trace(lambda: guide(arrays), Request(**request))
 
+    def assigned(self, u: Any) -> dict[str, Any]:
+        """What a :class:`Request` assigns at the vector u."""
+        counts = self.counts.split(u[self.everything.dim :]) if self.counts.names else {}
+        values = {n: self.backend.xp.astype(x, self.sites[n].value.dtype) for n, x in counts.items()}
+        return {"unconstrained": self.everything.split(u), "values": values}
+
     def _run(self, u: Any, arrays: Mapping[str, Any]) -> dict[str, Site]:
-        return self.trace(arrays, unconstrained=self.everything.split(u), enumerated=self.enumerated)
+        return self.trace(arrays, enumerated=self.enumerated, **self.assigned(u))
 
     def terms(self, sites: Mapping[str, Site], names: Callable[[Site], bool]) -> list[Factor]:
         """Log factors of the sites that ``names`` picks, discrete latents summed out."""
@@ -188,7 +216,7 @@ class Target:
     def describe(self, values: Mapping[str, Any], arrays: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
         """Latents, params and deterministics at constrained ``values``, and log p(data, latents) there."""
         sites = self.trace(arrays, values=values, enumerated=self.enumerated)
-        return self.values_of(sites, self.everything.names), self._total(sites, lambda s: True)
+        return self.values_of(sites, self.valued.names), self._total(sites, lambda s: True)
 
     def pointwise(self, values: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, Any]:
         """log p(datum | continuous latents) for each observed site, one number a row of its plates.
@@ -213,7 +241,7 @@ class Target:
 
         Deterministics that depend on a discrete latent have no one value and are left out.
         """
-        return self.values_of(self._run(u, arrays), self.everything.names)
+        return self.values_of(self._run(u, arrays), self.valued.names)
 
     def values_of(self, sites: Mapping[str, Site], names: Iterable[str]) -> dict[str, Any]:
         """Values of the named sites, and of the deterministics that have one value."""
@@ -272,13 +300,7 @@ class Target:
             UnsupportedError: naming what stands against it and the engines that would work.
         """
         self.require_enumeration(engine)
-        if self.params.names:
-            raise UnsupportedError(
-                f"{engine} draws from a posterior, and {_listed(self.params.names)} of {self.program.name} are "
-                "learnable "
-                "params without a prior, which it would leave at their start: declare them by pg.sample with a prior, "
-                "or use engine='svi', 'map' or 'em'"
-            )
+        self._require_no_params(engine)
         if not self.layout.dim:
             raise UnsupportedError(
                 f"{engine} moves continuous latents, and {self.program.name} has none"
@@ -286,15 +308,41 @@ class Target:
             )
         self.require_full_data(engine)
 
+    def require_counts(self, engine: str) -> None:
+        """A posterior with discrete latents that are not summed out, all others being finite.
+
+        Raises:
+            UnsupportedError: naming what stands against it and the engines that would work.
+        """
+        if not self.counts.names:
+            raise UnsupportedError(
+                f"{engine} walks over discrete latents without a finite set of values, and {self.program.name} has none"
+                ": use engine='nuts' or 'chees', which sum out finite ones"
+            )
+        self._require_sums(engine)
+        self._require_no_params(engine)
+        self.require_full_data(engine)
+
+    def _require_no_params(self, engine: str) -> None:
+        if self.params.names:
+            raise UnsupportedError(
+                f"{engine} draws from a posterior, and {_listed(self.params.names)} of {self.program.name} are "
+                "learnable "
+                "params without a prior, which it would leave at their start: declare them by pg.sample with a prior, "
+                "or use engine='svi', 'map' or 'em'"
+            )
+
     def require_enumeration(self, engine: str) -> None:
         """Discrete latents that can be summed out."""
-        endless = [n for n, s in self.discrete.items() if s.cardinality is None]
-        if endless:
+        if self.counts.names:
             raise UnsupportedError(
-                f"{engine} needs gradients, and the discrete latents {_listed(endless)} of {self.program.name} have no "
-                "finite set of values to sum over: bound them (Categorical, Binomial, DiscreteUniform), or sum them "
-                "out by hand with pg.factor"
+                f"{engine} needs gradients, and the discrete latents {_listed(self.counts.names)} of "
+                f"{self.program.name} have no finite set of values to sum over: use engine='gibbs', which draws them, "
+                "bound them (Categorical, Binomial, DiscreteUniform), or sum them out by hand with pg.factor"
             )
+        self._require_sums(engine)
+
+    def _require_sums(self, engine: str) -> None:
         for s in self.discrete.values():
             _require_plates(s, engine)
         joint = 1

@@ -42,7 +42,7 @@ def batches(y):
 
 @pg.program
 def endless(y):
-    n = pg.sample("n", dist.Poisson(3.0))
+    n = pg.sample("n", dist.Poisson(pg.param("rate", 3.0)))
     pg.sample("y", dist.Normal(xp.astype(n, float), 1.0).expand([len(y)]).to_event(1), obs=y)
 
 
@@ -82,7 +82,7 @@ def test_a_dear_gradient_gets_few_chains(monkeypatch):
 
 
 def test_what_no_engine_takes_says_why_of_each():
-    with pytest.raises(pg.UnsupportedError, match="no engine takes endless.*em: .*'n'.*finite"):
+    with pytest.raises(pg.UnsupportedError, match="no engine takes endless.*gibbs: .*'rate'.*params without"):
         pg.infer(endless, {"y": Y}, "auto", progress=False)
 
 

@@ -25,8 +25,9 @@ class Auto(Engine):
     """The engine that fits the program; ``run.attrs["chosen"]`` says which one and why.
 
     Programs with a posterior of continuous latents get an exact sampler: ``chees``, or ``nuts`` with few chains where
-    a gradient is dear or there are very many latents. Learnable params beside latents of each datum get ``em``, params
-    alone ``map``; subsampled plates ``svi``, whose result is not exact, as ``run.exact`` says.
+    a gradient is dear or there are very many latents; ``gibbs`` where discrete latents cannot be summed out. Learnable
+    params beside latents of each datum get ``em``, params alone ``map``; subsampled plates ``svi``, whose result is not
+    exact, as ``run.exact`` says.
     """
 
     name: ClassVar[str] = "auto"
@@ -61,6 +62,8 @@ def _candidates(target: Target) -> list[tuple[str, str]]:
         return [("vbem", "the model brings its variational posterior in closed form")]
     if isinstance(model, ClosedFormEM):
         return [("em", "the model brings its expectation-maximisation in closed form")]
+    if target.counts.names:
+        return [("gibbs", f"{_listed(target.counts.names)} has no finite set of values to sum over, and is drawn")]
     if target.params.names or not target.layout.dim:
         what = f"params without a prior ({_listed(target.params.names)})" if target.params.names else "discrete latents"
         summed = "latents of each datum, which can be summed or integrated out exactly"

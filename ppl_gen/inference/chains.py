@@ -138,6 +138,10 @@ class Chains(Sampler):
         """What a step with this noise sees."""
         return target.density(arrays)
 
+    def vector(self, xp: Any, state: Any) -> Any:
+        """What is kept of a state as a draw, (chains, ...)."""
+        return state.position
+
     def key(self) -> tuple[Any, ...]:
         """What the kernel is compiled for, besides its class."""
         return ()
@@ -205,7 +209,7 @@ class Chains(Sampler):
         xp = target.backend.xp
 
         def after(carry: Any, seen: Any, state: Any, info: Any, noise: Any) -> tuple[Any, Any]:
-            return state, _reported(xp, state, info)
+            return state, {**_reported(xp, state, info), "position": self.vector(xp, state)}
 
         key = (self.name, "advance", *self.key())
         return target.compiled(key, lambda: self.scan(target, lambda state: state, after, self.num_samples))

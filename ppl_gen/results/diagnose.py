@@ -73,7 +73,7 @@ class _Seen:
         if x.size and x.shape[1] > 1:
             moved = np.array([_moved(chain) for chain in x])
             self.moved = np.maximum(self.moved, moved) if self.moved.size else moved
-        if x.dtype.kind != "f" or not x.size or x.shape[1] < _FEW_DRAWS:
+        if x.dtype.kind not in "fiu" or not x.size or x.shape[1] < _FEW_DRAWS:
             return
         if not np.isfinite(x.sum()) and not np.isfinite(x).all():
             self.not_finite.append(repr(name))

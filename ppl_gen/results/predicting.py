@@ -37,7 +37,8 @@ def constrain(target: Target, positions: np.ndarray) -> dict[str, np.ndarray]:
     )
     flat = target.backend.from_numpy(positions.reshape(-1, positions.shape[-1]))
     values = target.backend.to_numpy(mapped(flat, 0, target.arrays))
-    return {n: np.asarray(v).reshape(*positions.shape[:2], *v.shape[1:]) for n, v in values.items()}
+    found = {n: np.asarray(v).reshape(*positions.shape[:2], *v.shape[1:]) for n, v in values.items()}
+    return {n: x.astype(np.int64) if n in target.counts.names else x for n, x in found.items()}
 
 
 def relabelled(target: Target, posterior: Any, params: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -53,17 +54,21 @@ def relabelled(target: Target, posterior: Any, params: Any) -> tuple[dict[str, A
 
 
 def values_of(target: Target, posterior: Draws, params: Draws) -> dict[str, np.ndarray]:
-    """Values of the program's continuous latents and params, name -> (draws, ...); fixed params are repeated.
+    """Values of the program's latents that are not summed out and of its params, name -> (draws, ...).
+
+    Fixed params are repeated.
 
     Raises:
         ShapeError: a latent whose shape changes with the data.
     """
-    flat = {n: x.reshape(-1, *x.shape[2:]) for n, x in posterior.items() if n in target.everything.names}
+    flat = {n: x.reshape(-1, *x.shape[2:]) for n, x in posterior.items() if n in target.valued.names}
+    for name in set(target.counts.names) & set(flat):
+        flat[name] = flat[name].astype(np.asarray(target.backend.to_numpy(target.sites[name].value)).dtype)
     count = next((len(x) for x in flat.values()), 1)
     for name in target.params.names:
         if name in params and name not in flat:
             flat[name] = np.broadcast_to(params[name], (count, *np.shape(params[name])))
-    for name, _, shape in target.everything.sites:
+    for name, _, shape in target.valued.sites:
         if name in flat and flat[name].shape[1:] != shape:
             raise ShapeError(
                 f"latent {name!r} was inferred with shape {flat[name].shape[1:]}, and these data ask for "
@@ -76,7 +81,7 @@ def values_of(target: Target, posterior: Draws, params: Draws) -> dict[str, np.n
 
 def fits(target: Target, posterior: Draws) -> bool:
     """Whether the draws have the shapes that these data ask for, so that none belongs to single rows of others."""
-    shapes = {name: shape for name, _, shape in target.everything.sites}
+    shapes = {name: shape for name, _, shape in target.valued.sites}
     return all(x.shape[2:] == shapes[n] for n, x in posterior.items() if n in shapes)
 
 
@@ -112,7 +117,7 @@ def log_likelihood(target: Target, posterior: Draws, params: Draws) -> dict[str,
 def integrated(target: Target, values: Draws) -> Expectation | None:
     """What integrates out the latents without a value; None where that cannot be done exactly."""
     missing = [n for n in target.layout.names if n not in values]
-    if not set(missing) <= set(local_latents(target)):
+    if not set(missing) <= set(local_latents(target)) or not set(target.counts.names) <= set(values):
         return None
     try:
         return target.compiled(("integrated", tuple(missing)), lambda: _expectation(target, missing))

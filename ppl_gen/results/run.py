@@ -68,7 +68,7 @@ class Run:
     ) -> Run:
         """The run of an engine's outcome, whose draws ``keep`` has made; inside the backend's scope."""
         posterior, stats, params = keep(target, outcome)
-        names = [n for n in target.layout.names if n in posterior]
+        names = [n for n in (*target.layout.names, *target.counts.names) if n in posterior]
         found = diagnose(posterior, stats, names) if "lp" in stats else []  # chains
         observed = {n: x for n in target.observed if (x := predicting.observed(target, n)) is not None}
         unobserved = {n: x for n, x in target.bound.host.items() if n not in target.observed}

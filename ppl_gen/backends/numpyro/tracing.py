@@ -229,7 +229,7 @@ def _random_site(msg: dict[str, Any], plates: tuple, request: Request, log_dets:
         batch_shape=tuple(fn.batch_shape),
         constraint=fn.support,
         discrete=discrete,
-        cardinality=_cardinality(fn) if discrete and not observed else None,
+        cardinality=_cardinality(fn) if discrete and not observed and name not in request.values else None,
         improper=_is_improper(fn),
         in_support=fn.support(value) if request.check and observed else None,
         num_steps=fn.num_steps if isinstance(fn, MarkovChain) else None,

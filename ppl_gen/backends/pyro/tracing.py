@@ -245,7 +245,7 @@ def _random_site(node: Any, plates: tuple, request: Request, assign: Assign) -> 
         batch_shape=tuple(fn.batch_shape),
         constraint=fn.support,
         discrete=discrete,
-        cardinality=_cardinality(fn) if discrete and not observed else None,
+        cardinality=_cardinality(fn) if discrete and not observed and name not in request.values else None,
         improper=_is_improper(fn),
         in_support=fn.support.check(value) if request.check and observed else None,
         num_steps=fn.num_steps if isinstance(fn, MarkovChain) else None,
