@@ -2,7 +2,7 @@
 
 Each case is one posterior and one peer, by turns with our engine in a process of its own. A run counts only where its
 draws are right (``passes``); the ratio is of seconds for each effective draw of the worst parameter. PyMC's models are
-sampled by nutpie, the faster of the two samplers for them.
+sampled by nutpie, the faster of the two samplers for them, and by PyMC's own.
 """
 
 from __future__ import annotations
@@ -17,26 +17,27 @@ import numpy as np
 from benchmarks._posteriors import PUBLIC, data, program, quality
 
 TITLE = "Effective draws per second, once compiled"
-PEER = "NumPyro, BlackJAX, nutpie"
+PEER = "NumPyro, BlackJAX, nutpie, PyMC"
 RATE = "min ESS"  # what the seconds are for
 PEERS = {
     "nutpie": "nutpie (numba), 4 chains x (400 + 1,000) on all cores",
     "numpyro": "NumPyro NUTS, 4 vectorised chains x (1,000 + 1,000), a second MCMC.run",
     "jitted": "NumPyro's NUTS kernel, warm-up and draws of 4 chains in one jitted function",
     "blackjax": "BlackJAX NUTS, window adaptation and draws of 4 chains in one jitted function",
+    "pymc": "PyMC's own NUTS (numba), 4 chains x (1,000 + 1,000) on all cores",
 }
 CASES = {f"{name} {peer}": f"{name}, against {said}" for name in PUBLIC for peer, said in PEERS.items()}
 _CHAINS, _WARMUP, _SAMPLES = 4, 1000, 1000
 
 
-def ours(case: str) -> Callable[[], Any]:
+def ours(case: str, backend: str = "numpyro") -> Callable[[], Any]:
     import ppl_gen as pg
 
     name = case.split()[0]
     declared, given, seeds = program(name), data(name), itertools.count()
 
     def run() -> Any:
-        fit = pg.infer(declared, given, "auto", seed=next(seeds), progress=False)
+        fit = pg.infer(declared, given, "auto", backend, seed=next(seeds), progress=False)
         return functools.partial(_checked, name, fit.posterior)
 
     return run
@@ -164,6 +165,21 @@ def _nutpie(name: str) -> Callable[[], Any]:
 
     def run() -> Any:
         trace = nutpie.sample(compiled, draws=_SAMPLES, chains=_CHAINS, seed=next(seeds), progress_bar=False)
+        return functools.partial(_of_trace, name, trace)
+
+    return run
+
+
+def _pymc(name: str) -> Callable[[], Any]:
+    """The step is compiled once, of which ``pm.sample`` alone would do so in each call."""
+    import pymc as pm
+
+    model, seeds, quiet = _pymc_model(name), itertools.count(), {"progressbar": False, "quiet": True}
+    _, step = pm.init_nuts(chains=_CHAINS, model=model, random_seed=0, compile_kwargs={"mode": "NUMBA"}, **quiet)
+
+    def run() -> Any:
+        trace = pm.sample(_SAMPLES, tune=_WARMUP, chains=_CHAINS, step=step, model=model, random_seed=next(seeds),
+                          compute_convergence_checks=False, **quiet)
         return functools.partial(_of_trace, name, trace)
 
     return run
