@@ -2,10 +2,11 @@
 
 A benchmark is a file of this folder with ``TITLE``, ``CASES`` (name -> what one run does) and two functions
 ``ours(case)`` and ``peer(case)``: each sets up and returns ``run() -> dict`` of quality figures, or a function that
-gives them; only ``run`` is timed. ``PER`` says how many operations a run holds, where a time of one operation is
-wanted; ``RATE`` names the figure of quality that seconds are compared for one of; ``PEERS`` the peers, where there are
-several, each with cases whose names end in its own. Where nobody else has what is measured, ``PEER`` is None and there
-is no ``peer``.
+gives them; only ``run`` is timed, unless its figures have ``seconds`` of their own. ``PER`` says how many operations a
+run holds, where a time of one operation is wanted; ``RATE`` names the figure of quality that seconds are compared for
+one of; ``PEERS`` the peers, where there are several, each with cases whose names end in its own. Where nobody else has
+what is measured, ``PEER`` is None and there is no ``peer``. ``picture(result, path)`` draws the kept results; with
+``PICTURED`` it stands for the cases in the README's table.
 """
 
 from __future__ import annotations
@@ -75,6 +76,8 @@ def run(name: str, repeats: int, python: str, only: str = "") -> Iterator[dict[s
     result: dict[str, Any] = {"benchmark": name, "title": module.TITLE, "peer": module.PEER, "cases": {}}
     if hasattr(module, "PEERS"):
         result["peers"] = module.PEERS
+    if getattr(module, "PICTURED", False):
+        result["picture"] = f"benchmarks/results/{name}.png"
     for case in (c for c in module.CASES if only in c):
         told = {"what": module.CASES[case], "per_run": getattr(module, "PER", {}).get(case, 1)}
         result["cases"][case] = told | _case(name, case, repeats, python if module.PEER else None)
@@ -115,6 +118,7 @@ def _summary(first: dict[str, Any], timed: list[dict[str, Any]]) -> dict[str, An
     quality = {k: statistics.median(t["quality"][k] for t in timed) for k in timed[0]["quality"]}
     return {
         "first_seconds": first["setup"] + first["seconds"],
+        "first_quality": first["quality"],
         "median_seconds": statistics.median(seconds),
         "min_seconds": seconds[0],
         "max_seconds": seconds[-1],

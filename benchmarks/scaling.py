@@ -25,18 +25,18 @@ TITLE = "Cost against dimension, chains and rows"
 PEER = None
 PICTURED = True
 SETTLED = 1.1  # R-hat
-_STEPS = {"num_warmup": 300, "num_samples": 400}
-_PATHS = {"num_warmup": 100, "num_samples": 100, "num_chains": 8}
+_STEPS = {"num_warmup": 300, "num_samples": 400, "thinning": 4}
+_PATHS = {"num_warmup": 150, "num_samples": 100, "num_chains": 8}
 _BATCHES = {"num_warmup": 200, "num_samples": 4000, "num_chains": 4, "thinning": 10}
 CURVES: dict[str, dict[str, tuple[list[int], dict[str, Any]]]] = {  # panel -> engine -> sizes, options
     "dimension": {
-        "mala": ([10, 100, 1_000, 10_000, 100_000], {"num_warmup": 500, "num_samples": 1000, "thinning": 5}),
+        "mala": ([10, 100, 1_000, 10_000, 100_000], {**_STEPS, "num_samples": 1000, "start": "pathfinder"}),
         "chees": ([10, 100, 1_000, 10_000, 100_000], _PATHS),
-        "mclmc": ([10, 100, 1_000, 10_000, 100_000], _PATHS),
-        "nuts": ([10, 100, 1_000, 10_000], {"num_warmup": 150, "num_samples": 100}),
+        "mclmc": ([10, 100, 1_000, 10_000, 100_000], {**_PATHS, "num_warmup": 300}),
+        "nuts": ([10, 100, 1_000, 10_000], {"num_warmup": 150, "num_samples": 100, "start": "pathfinder"}),
     },
     "chains": {
-        "mala": ([1, 4, 16, 64, 256, 1024, 4096], {**_STEPS, "thinning": 4}),
+        "mala": ([1, 4, 16, 64, 256, 1024, 4096], _STEPS),
         "chees": ([2, 4, 16, 64, 256, 1024, 4096], {"num_warmup": 100, "num_samples": 100}),
     },
     "rows": {
@@ -148,3 +148,66 @@ def _timed(to_numpy: Any) -> Any:
             return result
 
     return Timed(to_numpy, False)
+
+
+# The picture ------------------------------------------------------------------------------------------------------
+
+_COLOURS = {  # Okabe and Ito's, which the colour-blind tell apart
+    "mala": "#0072B2", "chees": "#E69F00", "mclmc": "#009E73", "nuts": "#CC79A7",
+    "sgld": "#56B4E9", "psgld": "#D55E00", "sghmc": "#000000",
+}  # fmt: skip
+_MARKERS = dict(zip(_COLOURS, "os^Dv*P", strict=True))
+_PANELS = {  # axis, title, and what the solid line shows
+    "dimension": ("dimensions", "Normals of unequal scales", "us a gradient"),
+    "chains": ("chains", f"The same in {_DIM} dimensions", "us a draw"),
+    "rows": ("rows of data", f"Logistic regression, {_COVARIATES} covariates", "us a gradient"),
+}
+_EACH = "us an effective draw"
+
+
+def picture(result: dict[str, Any], path: Path) -> None:
+    """A panel each for dimension, chains and rows; all axes are logarithmic."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    from matplotlib.lines import Line2D
+
+    figure, axes = pyplot.subplots(1, 3, figsize=(13, 5.2), layout="constrained")
+    for axis, (panel, (along, title, solid)) in zip(axes, _PANELS.items(), strict=True):
+        for engine in CURVES[panel]:
+            _curve(axis, result["cases"].get(f"{panel} {engine}"), engine, solid)
+        what = f"{solid.removeprefix('us ')} of one chain"
+        axis.set(xscale="log", yscale="log", xlabel=along, ylabel=f"µs (solid: {what})", title=title)
+        axis.grid(alpha=0.3)
+    named = [
+        Line2D([], [], color=colour, marker=_MARKERS[engine], label=_LABELS.get(engine, engine))
+        for engine, colour in _COLOURS.items()
+    ]
+    styles = [
+        Line2D([], [], color="0.4", label="solid: a gradient, or a draw, of one chain"),
+        Line2D([], [], color="0.4", linestyle="--", label="dashed: an effective draw of the worst coordinate"),
+    ]
+    figure.legend(handles=[*named, *styles], loc="outside lower center", ncols=len(named), frameon=False)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+_LABELS = {"sgld": "sgld, 256 rows", "psgld": "psgld, 256 rows", "sghmc": "sghmc, 256 rows", "chees": "chees, all rows"}
+
+
+def _curve(axis: Any, case: dict[str, Any] | None, engine: str, solid: str) -> None:
+    """Both lines of a sampler: what it takes, and what an effective draw does where its chains agree."""
+    if case is None:
+        return
+    found = case["ours"]["quality"]
+    sizes = [int(name.rsplit(", ", 1)[1]) for name in found if name.startswith(f"{solid}, ")]
+    settled = [size for size in sizes if found[f"R-hat, {size}"] < SETTLED]
+    drawn = {"color": _COLOURS[engine], "marker": _MARKERS[engine], "markersize": 5}
+    axis.plot(sizes, [found[f"{solid}, {size}"] for size in sizes], "-", **drawn)
+    axis.plot(settled, [found[f"{_EACH}, {size}"] for size in settled], "--", **{**drawn, "fillstyle": "none"})
+
+
+if __name__ == "__main__":  # the picture again, from the kept results
+    kept = Path(__file__).parent / "results" / "scaling.json"
+    picture(json.loads(kept.read_text()), kept.with_suffix(".png"))

@@ -14,14 +14,19 @@ _HEAD = (
 
 
 def rows(results: list[dict[str, Any]]) -> str:
-    """A Markdown table of results, one row a case."""
-    lines = [line for r in results for line in (_by_peer(r) if "peers" in r else _by_case(r))]
-    return "\n".join([_HEAD, *lines])
+    """A Markdown table of results, one row a case, a peer or a picture."""
+    return "\n".join([_HEAD, *(line for result in results for line in _lines(result))])
 
 
 def latest(result: dict[str, Any]) -> str:
     """The row of the last case."""
     return _by_case(result)[-1]
+
+
+def _lines(result: dict[str, Any]) -> list[str]:
+    if "picture" in result:
+        return [f"| [{result['title']}]({result['picture']}) | | | | | |"]
+    return _by_peer(result) if "peers" in result else _by_case(result)
 
 
 def _by_case(result: dict[str, Any]) -> list[str]:
