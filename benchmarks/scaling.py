@@ -7,7 +7,8 @@
 
 Time is that of the draws alone: warm-up, and the climb to the mode of samplers by minibatches, come before it. An
 effective draw is one of the worst coordinate, of 1,000 evenly chosen where there are more; it is drawn in the picture
-only where R-hat is below ``SETTLED``. A case is a curve; its run goes through all sizes.
+only where R-hat is below ``SETTLED``; of the most dimensions there are too few transitions for it. A case is a curve;
+its run goes through all sizes.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ CASES = {
     for engine, (sizes, _) in engines.items()
 }
 _DIM, _COVARIATES = 20, 5
+_MOST = 100_000  # dimensions of which few transitions fit in the time: they show what a gradient costs
+_FEW = {"num_warmup": 50, "num_samples": 50, "num_chains": 4, "thinning": 1}
 
 
 def ours(case: str) -> Callable[[], Any]:
@@ -63,9 +66,9 @@ def ours(case: str) -> Callable[[], Any]:
         """The second time all is compiled."""
         found: dict[str, float] = {}
         for size in sizes:
-            more = {**options, "num_chains": size} if panel == "chains" else options
+            own = {"num_chains": size} if panel == "chains" else _FEW if panel == "dimension" and size >= _MOST else {}
             made[size] = made.get(size) or _target(panel, size)
-            figures = _figures(made[size], engine, more)
+            figures = _figures(made[size], engine, {**options, **own})
             found.update({f"{name}, {size}": value for name, value in figures.items()})
         return found
 
@@ -178,17 +181,18 @@ def picture(result: dict[str, Any], path: Path) -> None:
         for engine in CURVES[panel]:
             _curve(axis, result["cases"].get(f"{panel} {engine}"), engine, solid)
         what = f"{solid.removeprefix('us ')} of one chain"
-        axis.set(xscale="log", yscale="log", xlabel=along, ylabel=f"µs (solid: {what})", title=title)
+        axis.set(xscale="log", yscale="log", xlabel=along, ylabel=f"µs {what}, or effective draw", title=title)
         axis.grid(alpha=0.3)
     named = [
         Line2D([], [], color=colour, marker=_MARKERS[engine], label=_LABELS.get(engine, engine))
         for engine, colour in _COLOURS.items()
     ]
     styles = [
-        Line2D([], [], color="0.4", label="solid: a gradient, or a draw, of one chain"),
+        Line2D([], [], color="0.4", label="solid: a gradient (in the middle a draw) of one chain"),
         Line2D([], [], color="0.4", linestyle="--", label="dashed: an effective draw of the worst coordinate"),
     ]
-    figure.legend(handles=[*named, *styles], loc="outside lower center", ncols=len(named), frameon=False)
+    figure.legend(handles=named, loc="outside lower center", ncols=len(named), frameon=False)
+    figure.legend(handles=styles, loc="outside upper center", ncols=len(styles), frameon=False)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 
