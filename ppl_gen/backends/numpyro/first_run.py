@@ -28,7 +28,7 @@ def draws(model: Callable[[Mapping[str, Any]], Any]) -> Callable[[Mapping[str, A
     @jax.jit
     def compiled(arrays: Mapping[str, Any], seed: Any) -> list[Any]:
         sites = run(arrays, jax.random.key(seed, impl=_GENERATOR))
-        told = {name: [getattr(site, field) for field in _FIELDS] for name, site in sites.items()}
+        told = [[getattr(site, field) for field in _FIELDS] for site in sites.values()]  # a dict would be sorted
         leaves, held["tree"] = jax.tree.flatten(told)
         held["rest"] = [None if isinstance(x, jax.core.Tracer) else (x,) for x in leaves]
         return [x for x, known in zip(leaves, held["rest"], strict=True) if known is None]
@@ -42,7 +42,7 @@ def draws(model: Callable[[Mapping[str, Any]], Any]) -> Callable[[Mapping[str, A
             else:
                 leaves = [next(computed) if known is None else known[0] for known in held["rest"]]
                 told = jax.tree.unflatten(held["tree"], leaves)
-                return {name: Site(**dict(zip(_FIELDS, values, strict=True))) for name, values in told.items()}
+                return {values[0]: Site(**dict(zip(_FIELDS, values, strict=True))) for values in told}
         return run(arrays, jax.random.PRNGKey(seed))
 
     return drawn
