@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ppl_gen.backends.protocol import UnsupportedError
 from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.engine import Engine, resolve
 from ppl_gen.inference.engine import engines as engines
+from ppl_gen.inference.spreading import Spread, check_executor
 from ppl_gen.program import Program, as_program
 from ppl_gen.results import groups, resuming
 from ppl_gen.results.checkpoint import Checkpoint, check_place
@@ -32,6 +33,7 @@ def infer(
     precision: str = "float64",
     device: str | None = None,
     checkpoint: str | Path | None = None,
+    executor: Any = None,
     **engine_options: Any,
 ) -> Run:
     """Infer the unknowns of ``program`` from ``data``.
@@ -44,23 +46,34 @@ def infer(
         seed: gives the same numbers again on the same backend and device.
         progress: show a bar on what takes more than two seconds.
         precision: "float64" or "float32".
-        device: "cpu" (where None), "cuda", "cuda:1", ...
+        device: "cpu" (where None), "cuda", "cuda:1", ... Of a platform without a number, JAX lays chains along as
+            many of its devices in this process as divide ``num_chains``, but for ``nuts`` and ``hmc``. The draws are
+            those of one device to rounding, which grows along a chain.
         checkpoint: a folder, ``run.zarr``, that draws and state are written to as they come: memory stays bounded for
             any number of draws, and :func:`resume` goes on after a kill at any moment. ArviZ and xarray read it once
             the run is finished.
+        executor: any ``concurrent.futures.Executor``: a pool of threads or of processes that do not fork
+            (``mp_context=multiprocessing.get_context("spawn")``), Dask's, mpi4py's. Warm-up, which learns from all
+            chains, is done here; then groups of chains are its jobs, with NumPyro's ``nuts`` and ``hmc`` their warm-up
+            too. The groups depend on the number of chains alone, so that any executor with any number of workers gives
+            the same draws to the bit; a run without one has them to rounding. It pays where a gradient is dear: each
+            process compiles for itself. In one process JAX's jobs run side by side, Pyro's by turns.
         engine_options: hyperparameters of the engine, when it is given by name.
 
     Raises:
         ValueError, TypeError: an unknown name or a wrong option, or data that do not fit (DataError, ProgramError).
         UnsupportedError: the program lacks what the engine needs; says which engines would work. Also where the engine
-            cannot be kept in a checkpoint.
+            cannot be kept in a checkpoint, or its chains or the program cannot be sent to an executor.
+        RuntimeError: a job of the executor failed, or a worker died.
         FileExistsError, OSError: ``checkpoint`` is there already, or cannot be written.
     """
     seed = _checked_seed(seed)
     chosen = resolve(engine, engine_options)
     setting = Setting(backend, precision, device, seed)
     place = None if checkpoint is None else check_place(checkpoint)
-    return _run(as_program(program), data, chosen, setting, progress, place)
+    if executor is not None:
+        check_executor(executor, checkpoint)
+    return _run(as_program(program), data, chosen, setting, progress, place, executor)
 
 
 def resume(
@@ -102,8 +115,9 @@ def _other_versions(was: dict[str, str]) -> str:
 
 
 def _run(
-    declared: Program, data: Any, chosen: Engine, setting: Setting, progress: bool, place: Path | Checkpoint | None
-) -> Run:
+    declared: Program, data: Any, chosen: Engine, setting: Setting, progress: bool, place: Path | Checkpoint | None,
+    executor: Any = None,
+) -> Run:  # fmt: skip
     room = backends.get(setting.backend)
     began = time.perf_counter()
     with room.scope(precision=setting.precision, device=setting.device, seed=setting.seed), ExitStack() as stack:
@@ -114,7 +128,9 @@ def _run(
             _require_resumes(chosen)
         chosen.check(target)
         if place is None:
-            run = Run.of(target, setting, chosen, chosen.run(target, Driver(room.to_numpy, progress), setting.seed))
+            spread = None if executor is None else Spread(executor, chosen, target, astuple(setting), progress)
+            outcome = chosen.run(target, Driver(room.to_numpy, progress, spread=spread), setting.seed)
+            run = Run.of(target, setting, chosen, outcome)
         else:
             journal = _journal(place, target, chosen, setting, stack)
             outcome = chosen.run(target, Driver(room.to_numpy, progress, journal), setting.seed)

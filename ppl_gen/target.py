@@ -265,7 +265,7 @@ class Target:
         table = self.program.compiled
         key = (self.bound.key, name)
         if key not in table:
-            table[key] = build()
+            table.setdefault(key, build())  # of two threads, both get what the first has made
         return table[key]
 
     def batched_density(self) -> Callable[..., tuple[Any, Any]]:

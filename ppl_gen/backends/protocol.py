@@ -136,10 +136,24 @@ class Bijection(Protocol):
 
 
 class NativeChains(Protocol):
-    """A native sampler as the driver wants it: a state and how to advance it. Made of a flat potential."""
+    """A native sampler as the driver wants it: a state and how to advance it. Made of a flat potential.
 
-    def init(self, positions: Array, seed: int, arrays: Tree) -> Tree: ...
+    Attributes:
+        independent: what a chain draws does not hang on the others; ``rows`` may then pick some of ``positions``.
+    """
+
+    @property
+    def independent(self) -> bool: ...
+    def init(self, positions: Array, seed: int, arrays: Tree, rows: slice = slice(None)) -> Tree: ...
     def advance(self, state: Tree, num_steps: int, arrays: Tree) -> tuple[Tree, dict[str, Array]]: ...
+
+
+class MakesChains(Protocol):
+    """What makes them."""
+
+    @property
+    def independent(self) -> bool: ...
+    def __call__(self, *args: Any, **options: Any) -> NativeChains: ...
 
 
 class NativeSVI(Protocol):
@@ -246,6 +260,14 @@ class Backend(Protocol):
     @property
     def set_generator(self) -> Callable[[Mapping[str, np.ndarray]], None]: ...
 
+    # Several devices and threads. spread(count) -> place(tree, axis), which lays ``count`` rows along ``axis`` over the
+    # devices of the process, and what has none (axis None) on each; scope_of_thread: whether threads may be in scopes
+    # of their own at one time.
+    @property
+    def spread(self) -> Callable[[int], Callable[[Tree, int | None], Tree]]: ...
+    @property
+    def scope_of_thread(self) -> bool: ...
+
     # Processes that work on parts of one data set.
     @property
     def num_processes(self) -> Callable[[], int]: ...
@@ -260,4 +282,4 @@ class Backend(Protocol):
     @property
     def svi(self) -> Callable[..., NativeSVI]: ...
     @property
-    def hmc(self) -> Callable[..., NativeChains]: ...
+    def hmc(self) -> MakesChains: ...

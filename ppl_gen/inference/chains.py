@@ -9,10 +9,12 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from ppl_gen.inference import adaptation, langevin, preconditioning
+from ppl_gen.inference import adaptation, chain_axis, langevin, preconditioning
 from ppl_gen.inference.adaptation import Moments, StepSize
+from ppl_gen.inference.chain_axis import All, Chosen, Some
 from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.engine import Outcome, between, one_of
+from ppl_gen.inference.journal import Report
 from ppl_gen.inference.progress import Watched
 from ppl_gen.inference.sampler import Sampler
 from ppl_gen.target import Target
@@ -80,20 +82,46 @@ class Chains(Sampler):
         state = self.init_state(target, target.backend.asarray(begun.position))
         state = begun.scaled(target, state, self.preconditioner)
         state = self.warm_up(target, driver, seed, state, begun.mixture is not None)
-        advance = self.advance(target)
-
-        def chunk(state: Any, start: int, count: int) -> tuple[Any, Any]:
-            return advance(state, self.noise(target, seed, start, count, "draws"), target.arrays)
-
-        state, report, _ = driver.run(
-            chunk, state, self.num_samples, label=self.name, chunk=_CHUNK, thinning=self.thinning,
-            describe=Watched(_describe),
-        )  # fmt: skip
+        if driver.spread:
+            state, report = driver.spread(self, target, target.backend.to_numpy(state))
+        else:
+            state, report = self._draw(target, driver, seed, state, self._all(target))
         stats = {name: np.swapaxes(x, 0, 1) for name, x in report.items()}
         positions = stats.pop("position")
         attrs = {**self.attrs(target, state), "biased": not self.exact, "preconditioner": kind}
         found = begun.warnings + self.doubts(target, state, stats)
         return Outcome(positions=positions, stats=stats, exact=self.exact, attrs=attrs, warnings=found)
+
+    def _draw(self, target: Target, driver: Driver, seed: int, state: Any, which: Chosen) -> tuple[Any, Report]:
+        """The state of some chains after their draws, and the draws."""
+        advance, arrays = self.advance(target), which.shared(target.arrays)
+
+        def chunk(state: Any, start: int, count: int) -> tuple[Any, Any]:
+            noise = which.noise(self.noise(target, seed, start, count, "draws"))
+            return advance(which.state(state), noise, arrays)
+
+        state, report, _ = driver.run(
+            chunk, state, self.num_samples, label=self.name, chunk=_CHUNK, thinning=self.thinning,
+            describe=Watched(_describe),
+        )  # fmt: skip
+        return state, report
+
+    def _all(self, target: Target) -> All:
+        return All(target.backend.spread(self.num_chains))
+
+    # In groups ------------------------------------------------------------------------------------------------
+
+    def undivided(self, target: Target) -> str:
+        return ""
+
+    def group(self, target: Target, driver: Driver, seed: int, held: Any, rows: slice) -> tuple[Any, Report]:
+        return self._draw(target, driver, seed, target.backend.from_numpy(held), Some(rows))
+
+    def part(self, held: Any, rows: slice) -> Any:
+        return chain_axis.some(held, rows)
+
+    def joined(self, held: list[Any]) -> Any:
+        return chain_axis.joined(held)
 
     # A kernel's part ------------------------------------------------------------------------------------------
 
@@ -243,13 +271,14 @@ class Chains(Sampler):
         Args:
             scaled: the state has a preconditioner to begin with.
         """
-        advance, done = self.warming(target), 0
-        learned = self.untaught(target, scaled)
+        advance, done, chains = self.warming(target), 0, self._all(target)
+        arrays, learned = chains.shared(target.arrays), self.untaught(target, scaled)
         state = self.use(target.backend.xp, state, learned) if self.num_warmup else state
         for length, learns in adaptation.windows(self.num_warmup):
 
             def chunk(both: Any, start: int, count: int, done: int = done) -> tuple[Any, Any]:
-                return advance(both, self.noise(target, seed, done + start, count, "warm-up"), target.arrays)
+                noise = chains.noise(self.noise(target, seed, done + start, count, "warm-up"))
+                return advance((chains.state(both[0]), chains.shared(both[1])), noise, arrays)
 
             (state, learned), report, _ = driver.run(
                 chunk, (state, learned), length, label=f"{self.name} warm-up", chunk=_WARMUP_CHUNK,

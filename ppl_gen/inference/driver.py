@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,11 +23,17 @@ class Driver:
         to_numpy: moves a tree of the backend's arrays to the host.
         progress: show a bar on what takes more than two seconds.
         journal: where it is written down how far each run has come; what it finds there, it does not run again.
+        spread: ``(engine, target, held) -> (held, reports)``: does the draws of all chains elsewhere.
     """
 
     to_numpy: Callable[[Any], Any]
     progress: bool = True
     journal: Journal = field(default_factory=Memory)
+    spread: Callable[..., tuple[Any, Report]] | None = None
+
+    def alone(self) -> AbstractContextManager[Any]:
+        """For what runs a program through its handlers outside of :meth:`run`, where other threads may do so too."""
+        return nullcontext()
 
     def run(
         self,

@@ -66,6 +66,10 @@ class Engine:
         """The engine that does the work, this one unless it is there to choose; and why, in words."""
         return self, ""
 
+    def undivided(self, target: Target) -> str:
+        """Why its chains on this target cannot be jobs of an executor; empty where they can."""
+        return "does all of its work in one process"
+
     def rows_at_once(self, program: Program) -> int | None:
         """Rows in a block, where the engine goes by rows of this program; None where it needs them all at once."""
         return None

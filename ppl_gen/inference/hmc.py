@@ -11,6 +11,7 @@ import numpy as np
 
 from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.engine import Outcome, between, positive
+from ppl_gen.inference.journal import Report
 from ppl_gen.inference.progress import Watched
 from ppl_gen.inference.sampler import Sampler
 from ppl_gen.target import Target
@@ -52,8 +53,21 @@ class HMC(Sampler):
 
     def run(self, target: Target, driver: Driver, seed: int) -> Outcome:
         begun = self.starting(target, driver, seed)
+        if driver.spread:
+            _, report = driver.spread(self, target, begun.position)
+        else:
+            _, report = self.group(target, driver, seed, begun.position, slice(None))
+        return replace(outcome(report), warnings=begun.warnings)
+
+    def undivided(self, target: Target) -> str:
+        independent = target.backend.hmc.independent
+        return "" if independent else "draws all chains from one generator, as it does not with backend='numpyro'"
+
+    def group(self, target: Target, driver: Driver, seed: int, held: np.ndarray, rows: slice) -> tuple[None, Report]:
+        """Warm-up and draws: chains learn from themselves alone. ``held``: where all of them start, (chains, dim)."""
         chains = self._chains(target)
-        state = chains.init(target.backend.asarray(begun.position), seed, target.arrays)
+        with driver.alone():
+            state = chains.init(target.backend.asarray(held), seed, target.arrays, rows)
 
         def advance(state: Any, start: int, count: int) -> tuple[Any, Any]:
             return chains.advance(state, count, target.arrays)
@@ -72,7 +86,7 @@ class HMC(Sampler):
             thinning=self.thinning,
             describe=Watched(_describe),
         )
-        return replace(outcome(report), warnings=begun.warnings)
+        return None, report
 
     def _chains(self, target: Target) -> Any:
         calls = (self.num_warmup + self.num_samples) * self.num_chains * _GRADIENTS_PER_STEP

@@ -192,6 +192,17 @@ class MinibatchChains(Chains):
         made = target.compiled((self.name, "init", self.step_size, *self.key()), lambda: target.backend.compile(build))
         return made(position, target.backend.asarray(target.scale), rows, target.arrays)
 
+    def extra(self, target: Target) -> Any:
+        assert isinstance(target, Batches)
+        return target.mode, target.scale
+
+    def received(self, target: Target, extra: Any) -> Target:
+        """The batches around the mode that was found."""
+        if isinstance(target, Batches):
+            return target
+        rows = row_arguments(target, self.name, "takes a few rows at a time")
+        return Batches.of(target, self._part(target, rows), rows, *extra)
+
     def doubts(self, target: Target, state: Any, stats: Mapping[str, np.ndarray]) -> list[str]:
         """None of the kernel's own: ``run`` says what theory expects."""
         return []

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.engine import Engine, between, not_negative, one_of, positive
+from ppl_gen.inference.journal import Report
 from ppl_gen.inference.ladder import STARTS, Begun, begin
 from ppl_gen.inference.starts import check_init
 from ppl_gen.target import Target
@@ -52,3 +53,25 @@ class Sampler(Engine):
     def starting(self, target: Target, driver: Driver, seed: int) -> Begun:
         """Where the chains start."""
         return begin(target, driver, seed, self.start, self.num_chains, self.init)
+
+    # Chains in groups, as jobs of an executor -------------------------------------------------------------------
+
+    def group(self, target: Target, driver: Driver, seed: int, held: Any, rows: slice) -> tuple[Any, Report]:
+        """What the chains ``rows`` end with, and their draws (steps, chains, ...); they begin with ``held``."""
+        raise TypeError("a sampler that spreads defines group(target, driver, seed, held, rows)")
+
+    def part(self, held: Any, rows: slice) -> Any:
+        """What some chains need of that which all begin with, on the host."""
+        return held
+
+    def joined(self, held: list[Any]) -> Any:
+        """What all chains end with, of what the groups end with; None where nothing is asked of it."""
+        return None
+
+    def extra(self, target: Target) -> Any:
+        """What :meth:`received` needs to make this target of one that is only program and data."""
+        return None
+
+    def received(self, target: Target, extra: Any) -> Target:
+        """The target of the run, in a worker."""
+        return target

@@ -13,6 +13,7 @@ from ppl_gen.backends.batching import sparing
 from ppl_gen.backends.numpyro import (
     arrays,
     compiling,
+    devices,
     distributions,
     first_run,
     native,
@@ -32,6 +33,7 @@ class NumPyroBackend:
 
     name = "numpyro"
     array_library = "jax"
+    scope_of_thread = True
     xp = arrays
     dist = distributions
 
@@ -68,6 +70,7 @@ class NumPyroBackend:
     generator = staticmethod(states.generator)
     set_generator = staticmethod(states.set_generator)
     on_host = staticmethod(compiling.on_host)
+    spread = staticmethod(devices.spread)
     num_processes = staticmethod(processes.num_processes)
     sum_over_processes = staticmethod(processes.sum_over_processes)
     from_first_process = staticmethod(processes.from_first_process)
@@ -90,19 +93,10 @@ class NumPyroBackend:
         wide = precision == "float64"
         with ExitStack() as stack:
             stack.enter_context(jax.enable_x64(wide))
-            stack.enter_context(jax.default_device(_device(device)))
+            stack.enter_context(devices.using(device))
             stack.enter_context(numpyro.validation_enabled(False))
             stack.enter_context(activate(self))
             yield self
-
-
-def _device(name: str | None) -> jax.Device:
-    platform, _, index = (name or "cpu").partition(":")
-    try:
-        return jax.local_devices(backend=platform)[int(index or 0)]
-    except (RuntimeError, IndexError, ValueError) as error:
-        have = ", ".join(sorted({d.platform for d in jax.local_devices()} | {"cpu"}))
-        raise ValueError(f"JAX has no device {name!r}: expected one of {have}") from error
 
 
 backend = NumPyroBackend()

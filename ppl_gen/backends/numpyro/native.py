@@ -35,6 +35,8 @@ _GUIDES = {
 class NumPyroHMC:
     """NumPyro's HMC and NUTS kernels on a flat potential, chains vectorised, any number of steps compiled whole."""
 
+    independent = True
+
     def __init__(self, potential: Callable[..., Any], *, algorithm: str, num_warmup: int, calls: int, **options: Any):
         del calls
         self._init_kernel, self._sample_kernel = hmc(
@@ -44,9 +46,9 @@ class NumPyroHMC:
         self._init = jax.jit(self._init_all)
         self._advance = jax.jit(self._advance_all, static_argnums=1)
 
-    def init(self, positions: Any, seed: int, arrays: Any) -> Any:
-        """The state of chains that start at ``positions`` (chains, dim)."""
-        return self._init(positions, jax.random.split(jax.random.PRNGKey(seed), len(positions)), arrays)
+    def init(self, positions: Any, seed: int, arrays: Any, rows: slice = slice(None)) -> Any:
+        """The state of those ``rows`` of the chains that start at ``positions`` (chains, dim); each has its own key."""
+        return self._init(positions[rows], jax.random.split(jax.random.PRNGKey(seed), len(positions))[rows], arrays)
 
     def advance(self, state: Any, num_steps: int, arrays: Any) -> tuple[Any, dict[str, Any]]:
         """``num_steps`` transitions; reports arrays (num_steps, chains, ...)."""

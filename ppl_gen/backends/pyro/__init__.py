@@ -16,6 +16,7 @@ from ppl_gen.backends.protocol import Backend
 from ppl_gen.backends.pyro import (
     arrays,
     compiling,
+    devices,
     distributions,
     native,
     optimisers,
@@ -47,6 +48,7 @@ class PyroBackend:
 
     name = "pyro"
     array_library = "torch"
+    scope_of_thread = False  # default dtype, parameter store and generators are the process's
     xp = arrays
     dist = distributions
 
@@ -83,6 +85,7 @@ class PyroBackend:
     generator = staticmethod(states.generator)
     set_generator = staticmethod(states.set_generator)
     on_host = staticmethod(compiling.on_host)
+    spread = staticmethod(devices.spread)
     num_processes = staticmethod(processes.num_processes)
     sum_over_processes = staticmethod(processes.sum_over_processes)
     from_first_process = staticmethod(processes.from_first_process)
@@ -106,7 +109,7 @@ class PyroBackend:
             stack.enter_context(_generators(seed))
             stack.enter_context(pyro.get_param_store().scope())
             stack.enter_context(pyro.validation_enabled(False))
-            stack.enter_context(_on_device(device))
+            stack.enter_context(devices.using(device))
             stack.enter_context(activate(self))
             yield self
 
@@ -130,20 +133,6 @@ def _generators(seed: int) -> Iterator[None]:
             yield
         finally:
             pyro.util.set_rng_state(before)
-
-
-@contextmanager
-def _on_device(name: str | None) -> Iterator[None]:
-    if name in (None, "cpu"):  # the device context slows every call, and the default is the CPU
-        yield
-        return
-    try:
-        device = torch.device(name)
-        torch.zeros((), device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"PyTorch has no device {name!r}: expected 'cpu' or a device it can use") from error
-    with device:
-        yield
 
 
 backend = PyroBackend()

@@ -44,7 +44,7 @@ def asarray(x: Any, dtype: str | None = None) -> torch.Tensor:
         x = x.detach()
     else:
         x = np.asarray(x)
-        x = torch.from_numpy(np.array(x, dtype=dtype or x.dtype.newbyteorder("="), order="C"))
+        x = torch.tensor(np.asarray(x, dtype=dtype or x.dtype.newbyteorder("="), order="C"))  # a copy, aligned
     if dtype is None and x.is_floating_point():
         return x.to(device=torch.get_default_device(), dtype=torch.get_default_dtype())
     return x.to(device=torch.get_default_device())
@@ -62,7 +62,7 @@ def on_host() -> bool:
 
 def from_numpy(tree: Any) -> Any:
     """The same tree with tensors on the active device, bits unchanged."""
-    return pytree.tree_map(lambda x: torch.from_numpy(np.array(x)).to(torch.get_default_device()), tree)
+    return pytree.tree_map(lambda x: torch.tensor(np.asarray(x, order="C"), device=torch.get_default_device()), tree)
 
 
 def compile(f: Callable[..., Any], *, calls: int = 1) -> Callable[..., Any]:

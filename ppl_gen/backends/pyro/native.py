@@ -76,6 +76,8 @@ class _NUTS(_Recorded, NUTS):
 class PyroHMC:
     """Pyro's HMC and NUTS kernels on a flat compiled potential; chains take turns, in this process."""
 
+    independent = False  # all draw from the scope's one generator
+
     def __init__(
         self,
         potential: Callable[..., Any],
@@ -103,10 +105,10 @@ class PyroHMC:
         elif trajectory_length is not None:
             self._options["trajectory_length"] = trajectory_length
 
-    def init(self, positions: torch.Tensor, seed: int, arrays: Any) -> Any:
+    def init(self, positions: torch.Tensor, seed: int, arrays: Any, rows: slice = slice(None)) -> Any:
         """The state of chains that start at ``positions`` (chains, dim)."""
         torch.manual_seed(seed)
-        return [self._chain(position, arrays) for position in positions]
+        return [self._chain(position, arrays) for position in positions[rows]]
 
     def _chain(self, position: torch.Tensor, arrays: Any) -> tuple[Any, dict[str, torch.Tensor]]:
         def potential(z: dict[str, torch.Tensor]) -> torch.Tensor:
