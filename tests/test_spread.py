@@ -26,6 +26,7 @@ ENGINES: dict[str, dict[str, Any]] = {
     "mala": {"num_chains": 5, "init": {"mu": 0.5}},
     "chees": {"num_chains": 18, "preconditioner": "low_rank"},
     "sgld": {"num_chains": 3, "batch_size": 2},
+    "gibbs": {"num_chains": 10},
     "nuts": {"num_chains": 3, "num_warmup": 5, "num_samples": 10},  # chaotic: rounding grows fast
 }
 ALL, FEW = ("threads", "one process", "two processes", "another"), ("threads", "one process")  # executors
@@ -36,6 +37,14 @@ def spread_normal(y):
     tau = pg.sample("tau", dist.HalfNormal(2.0))
     with pg.plate("row", len(y)):
         pg.sample("y", dist.Normal(mu, tau), obs=y)
+
+
+@pg.program
+def spread_counts(y):
+    rate = pg.sample("rate", dist.Gamma(2.0, 0.2))
+    with pg.plate("row", len(y)):
+        n = pg.sample("n", dist.Poisson(rate))
+        pg.sample("y", dist.Normal(n, 1.0), obs=y)
 
 
 @pg.program
@@ -73,7 +82,8 @@ def executors() -> Iterator[dict[str, Any]]:
 
 
 def infer(engine: str, backend: str, executor: Any = None) -> pg.Run:
-    return pg.infer(spread_normal, {"y": Y}, engine, backend, seed=3, executor=executor, **{**SHORT, **ENGINES[engine]})
+    program = spread_counts if engine == "gibbs" else spread_normal
+    return pg.infer(program, {"y": Y}, engine, backend, seed=3, executor=executor, **{**SHORT, **ENGINES[engine]})
 
 
 @pytest.mark.parametrize(
@@ -84,6 +94,7 @@ def infer(engine: str, backend: str, executor: Any = None) -> pg.Run:
         ("chees", "numpyro", ("another", "two processes")),
         ("chees", "pyro", FEW),
         ("sgld", "numpyro", FEW),
+        ("gibbs", "numpyro", FEW),
         ("nuts", "numpyro", FEW),
     ],
 )

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-_SHARED = {"step_size": 1, "scale": 2}  # by all chains, with so many axes at most; scalars are too
+# By all chains, with so many axes at most; scalars are too.
+_SHARED = {"step_size": 1, "scale": 2, "width": 1, "rate": 1}
 
 
 def own(state: Any) -> dict[str, Any]:

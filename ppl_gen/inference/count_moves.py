@@ -42,7 +42,7 @@ class At(NamedTuple):
 
 def noise(blocks: Blocks, num_chains: int, num_sweeps: int) -> dict[str, tuple[str, tuple[int, ...]]]:
     """What randomness the sweeps of one transition take: of each, four rows for every count and eight for a pick."""
-    return {"walk": ("uniform", (num_sweeps, 4 * blocks.dim + 8 * _picks(blocks), num_chains))}
+    return {"walk": ("uniform", (num_chains, num_sweeps, 4 * blocks.dim + 8 * _picks(blocks)))}
 
 
 def _picks(blocks: Blocks) -> int:
@@ -50,7 +50,7 @@ def _picks(blocks: Blocks) -> int:
 
 
 def sweeps(xp: Any, at: At, blocks: Blocks, width: Any, counts: Any, uniform: Any) -> tuple[Walk, Any]:
-    """Sweeps over all counts, one for each row of the ``uniform`` numbers; widths (counts,).
+    """Sweeps over all counts, as many as there are ``uniform`` numbers for (chains, sweeps, ...); widths (counts,).
 
     Returns:
         where they end; what the log density gained by what was seen of it (chains,).
@@ -67,7 +67,7 @@ def sweeps(xp: Any, at: At, blocks: Blocks, width: Any, counts: Any, uniform: An
             walk = _move_joint(xp, at, blocks.joint, width, walk, one)
         return walk, xp.zeros(())
 
-    walk = xp.scan(sweep, begun, uniform)[0]
+    walk = xp.scan(sweep, begun, xp.moveaxis(uniform, 0, -1))[0]
     return walk, xp.sum(change(xp, walk.entries, begun.entries), axis=-1)
 
 

@@ -182,6 +182,13 @@ class MetropolisWithinGibbs(ChEES):
         assert isinstance(target, _Mixed)
         return target.begun
 
+    def extra(self, target: Target) -> Blocks:
+        assert isinstance(target, _Mixed)
+        return target.blocks
+
+    def received(self, target: Target, extra: Blocks | None) -> Target:
+        return target if extra is None else _Mixed(target, extra, Begun(np.zeros((0, 0))))
+
     # The kernel -----------------------------------------------------------------------------------------------
 
     def make_state(self, xp: Any, density: Any, position: Any, scale: Any) -> Any:
