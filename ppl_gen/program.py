@@ -238,6 +238,12 @@ class Bound:
         with backends.keeping(self.networks):
             return function(*args, **{k: self._fill(v, arrays) for k, v in self._kwargs.items()})
 
+    def without_data(self) -> Bound:
+        """The same, to run the program on arrays that are handed in, without those that are held here."""
+        other = copy.copy(self)
+        other.host, other.arrays = {}, {}
+        return other
+
     @property
     def data(self) -> Any:
         """The data as they came in, with copies of the arrays."""

@@ -117,9 +117,13 @@ class Target:
         latents = {n: s for n, s in self.sites.items() if s.kind == "latent" and s.discrete}
         found = {n: s for n, s in latents.items() if s.cardinality is None}
         while found and len(found) < len(latents):
-            moved = {n: s.value + 1 for n, s in found.items()}
-            other = self.trace(self.arrays, values=moved, key=self.backend.key(0))
-            more = {n: s for n, s in latents.items() if n not in found and other[n].cardinality != s.cardinality}
+            rest = [n for n in latents if n not in found]
+            seen = []
+            for times, add in ((1, 0), (1, 1), (1, 17), (0, 0)):  # a bound may show at some values only
+                moved = {n: times * s.value + add for n, s in found.items()}
+                sites = self.trace(self.arrays, values=moved, key=self.backend.key(0))  # the others as they were
+                seen.append([sites[n].cardinality for n in rest])
+            more = {n: latents[n] for n, *sizes in zip(rest, *seen, strict=True) if len(set(sizes)) > 1}
             if not more:
                 break
             found |= more
@@ -127,7 +131,7 @@ class Target:
 
     def draw(self, seed: int) -> dict[str, Site]:
         """The sites of a run with latents from the prior."""
-        drawn = self.compiled("draw", lambda: self.backend.draws(self.bound.model))
+        drawn = self.compiled("draw", lambda: self.backend.draws(self.bound.without_data().model))
         return drawn(self.arrays, seed)
 
     def observing(self, values: Mapping[str, Any], arguments: Mapping[str, str]) -> Target:
@@ -328,8 +332,8 @@ class Target:
             raise UnsupportedError(
                 f"{engine} draws from a posterior, and {_listed(self.params.names)} of {self.program.name} are "
                 "learnable "
-                "params without a prior, which it would leave at their start: declare them by pg.sample with a prior, "
-                "or use engine='svi', 'map' or 'em'"
+                "params without a prior, which it would leave at their start: declare them by pg.sample with a prior"
+                + ("" if self.counts.names else ", or use engine='svi', 'map' or 'em'")
             )
 
     def require_enumeration(self, engine: str) -> None:
@@ -361,7 +365,7 @@ class Target:
         if self.subsampled:
             raise UnsupportedError(
                 f"{engine} needs every row, and {_listed(self.subsampled)} of {self.program.name} is subsampled: leave "
-                "out subsample_size, or use engine='svi'"
+                "out subsample_size" + ("" if self.counts.names else ", or use engine='svi'")
             )
 
 

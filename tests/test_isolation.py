@@ -313,3 +313,19 @@ def test_a_users_nnx_module_is_not_touched():
     run = pg.infer(regression, {"x": Y[:, None] / 10, "y": Y / 10}, "svi", progress=False, num_steps=20)
     assert run.params["net.kernel"].dtype == np.float64
     assert net.kernel[...].dtype == np.float32 and np.array_equal(np.asarray(net.kernel[...]), kernel)
+
+
+def test_a_network_made_in_a_program_is_made_outside_of_compiled_code():
+    """Its numbers are known wherever it is used again, and by the next run on other data of the same shape."""
+    from flax import nnx
+
+    @pg.program
+    def line(x, y):
+        net = pg.module("net", lambda: nnx.Linear(1, 1, rngs=nnx.Rngs(0)))
+        with pg.plate("row", len(x)):
+            pg.sample("y", pg.dist.Normal(net(x[:, None])[:, 0], 1.0), obs=y)
+
+    x = np.linspace(-1.0, 1.0, 20)
+    for slope in (2.0, -3.0):
+        run = pg.infer(line, {"x": x, "y": slope * x}, "map", progress=False, num_steps=500)
+        assert run.params["net.kernel"].ravel() == pytest.approx([slope], abs=1e-3)

@@ -47,6 +47,15 @@ def spread_counts(y):
         pg.sample("y", dist.Normal(n, 1.0), obs=y)
 
 
+PRIOR_SCALE = 3.0
+
+
+@pg.program
+def of_a_setting(y):
+    mu = pg.sample("mu", dist.Normal(0.0, PRIOR_SCALE))
+    pg.sample("y", dist.Normal(mu, 1.0).expand([len(y)]).to_event(1), obs=y)
+
+
 @pg.program
 def deadly(y):
     """Ends the process that runs it, unless that is the first one."""
@@ -141,6 +150,12 @@ def test_groups_cover_the_chains(num_chains):
 def test_not_an_executor(executor):
     with pytest.raises(TypeError, match=r"submit\(\)"):
         pg.infer(spread_normal, {"y": Y}, "mala", executor=executor)
+
+
+def test_a_setting_that_the_worker_would_not_have_is_refused(monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "PRIOR_SCALE", 10.0)
+    with spawning(1) as pool, pytest.raises(pg.UnsupportedError, match="PRIOR_SCALE.*another value in the worker"):
+        pg.infer(of_a_setting, {"y": Y}, "mala", executor=pool, **SHORT)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not fork")

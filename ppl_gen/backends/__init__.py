@@ -72,5 +72,6 @@ def network(name: str, make: Callable[[], Any]) -> Any:
     if held is None:
         return make()
     if name not in held:
-        held[name] = make()
+        with active().untraced():
+            held[name] = make()
     return held[name]

@@ -182,6 +182,10 @@ class Backend(Protocol):
         self, *, precision: str = "float64", device: str | None = None, seed: int = 0
     ) -> AbstractContextManager[Backend]: ...
 
+    # What runs here is computed at once, though the program around it be compiled.
+    @property
+    def untraced(self) -> Callable[[], AbstractContextManager[Any]]: ...
+
     # Programs. draws(model) -> drawn(arrays, seed): the sites of model(arrays) with latents from the prior, checked.
     @property
     def trace(self) -> Callable[[Callable[[], Any], Request], dict[str, Site]]: ...

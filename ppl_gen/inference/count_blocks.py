@@ -73,12 +73,17 @@ def entries(target: Target, u: Any, arrays: Mapping[str, Any]) -> Any:
     tables = [f.tensor for f in target.terms(sites, lambda s: True)]
     tables += [sites[n].log_det for n in target.layout.names]
     seen = [s.in_support for s in sites.values() if s.kind == "observed" and (s.discrete or not s.event_dim)]
-    width = target.num_plates  # what lies left of the plates is laid out for a sum
-    seen = [x for x in seen if x is not None and len(x.shape) <= width]
     seen += [sites[n].constraint.check(sites[n].value) for n in target.counts.names]
-    tables += [xp.where(x, xp.zeros(()), -xp.inf) for x in seen]
+    tables += [xp.where(_somewhere(target, x), xp.zeros(()), -xp.inf) for x in seen if x is not None]
     flat = xp.concatenate([(t + xp.zeros(())).reshape((-1,)) for t in tables])
     return xp.where(xp.isnan(flat), -xp.inf, flat)
+
+
+def _somewhere(target: Target, ok: Any) -> Any:
+    """Whether something holds at any of the values that are laid out left of the plates for a sum."""
+    while len(ok.shape) > target.num_plates:
+        ok = target.backend.xp.any(ok, axis=0)
+    return ok
 
 
 def inside(target: Target, u: Any, proposed: Any, arrays: Mapping[str, Any]) -> Any:
@@ -88,7 +93,7 @@ def inside(target: Target, u: Any, proposed: Any, arrays: Mapping[str, Any]) -> 
     found = []
     for name, value in target.counts.split(proposed).items():
         site = sites[name]
-        ok = site.constraint.check(xp.astype(value, target.sites[name].value.dtype))
+        ok = _somewhere(target, site.constraint.check(xp.astype(value, target.sites[name].value.dtype)))
         ok = ok.reshape((*ok.shape, *(1 for _ in range(site.event_dim))))
         found.append(xp.broadcast_to(ok, value.shape).reshape((-1,)))
     return xp.concatenate(found)
@@ -171,7 +176,8 @@ def dependence(target: Target, points: np.ndarray, seed: int, grow: bool = False
         grow: look at larger counts too.
 
     Returns:
-        for each site (bits, 2, entries) of booleans; those found at other points may be added by "or".
+        for each site (bits, 2, entries + 1) of booleans; those found at other points may be added by "or". The last
+        says that each row could be moved somewhere, without which nothing is known of it.
     """
     evaluated, rng, found, start = Evaluated(target), np.random.default_rng([seed, 4]), [], 0
     points = grown(target, evaluated, points) if grow else points
@@ -186,13 +192,14 @@ def dependence(target: Target, points: np.ndarray, seed: int, grow: bool = False
         step *= np.where(evaluated.inside(u, z, z + step), 1, -1)
         step *= evaluated.inside(u, z, z + step)
         bits = max(int(len(rows) - 1).bit_length(), 1)
-        changed = np.zeros((bits, 2, base.shape[1]), dtype=bool)
+        changed = np.zeros((bits, 2, base.shape[1] + 1), dtype=bool)
+        changed[..., -1] = (step[:, start + rows] != 0).any(0).all()
         for bit in range(bits):
             for value in (0, 1):
                 mask = np.zeros(z.shape[1])
                 mask[start + rows] = ((rows >> bit) & 1) == value
                 if mask.any():
-                    changed[bit, value] = (evaluated.entries(u, z + step * mask) != base).any(0)
+                    changed[bit, value, :-1] = (evaluated.entries(u, z + step * mask) != base).any(0)
         found.append(changed)
         start += len(rows)
     return found
@@ -206,9 +213,10 @@ def blocks(target: Target, changed: list[np.ndarray], vectorised: bool = True) -
     joint: list[int] = []
     single: list[tuple[int, np.ndarray]] = []
     start = 0
-    for (_, _, shape), held in zip(target.counts.sites, changed, strict=True):
-        size, seen = int(np.prod(shape)), _Seen(held)
-        owner = seen.owners()
+    for (name, _, shape), held in zip(target.counts.sites, changed, strict=True):
+        size, seen = int(np.prod(shape)), _Seen(held[..., :-1])
+        apart = held[..., -1].all() and not target.sites[name].event_dim  # the support of a vector binds its entries
+        owner = seen.owners() if apart else None
         if owner is None:
             joint += range(start, start + size)
         else:
@@ -217,7 +225,7 @@ def blocks(target: Target, changed: list[np.ndarray], vectorised: bool = True) -
             single.append((start, seen.depends))
         start += size
     # single values of several sites that share an entry, their sum perhaps, move against each other too
-    shared = sum((held.astype(int) for _, held in single), start=np.zeros(changed[0].shape[-1], dtype=int)) > 1
+    shared = sum((held.astype(int) for _, held in single), start=np.zeros(changed[0].shape[-1] - 1, dtype=int)) > 1
     joint += [at for at, held in single if (held & shared).any()]
     return Blocks(tuple(rows), np.array(sorted(set(joint)), dtype=int), start)
 

@@ -114,11 +114,13 @@ def _move_joint(xp: Any, at: At, joint: Any, width: Any, walk: Walk, uniform: An
     one, other = (_one_hot(xp, joint, k, walk.counts.shape[1]) for k in (i, j))
     both = xp.where((pair < 0.5) & (i != j), xp.where(opposed < 0.75, -1.0, 1.0), 0.0)
     step = jump(xp, xp.sum(one * width, axis=-1), size, far, sign)[:, None] * (one + both[:, None] * other)
-    touched = xp.all(at.inside(walk.counts, walk.counts + step) | (step == 0), axis=-1)
-    step = xp.where(touched[:, None], step, 0.0)
+    possible = xp.all(at.inside(walk.counts, walk.counts + step) | (step == 0), axis=-1)
+    step = xp.where(possible[:, None], step, 0.0)
+    # Where one of the two bounds the other, the way back must be as open as the way there.
+    back = xp.all(at.inside(walk.counts + step, walk.counts) | (step == 0), axis=-1)
     new = at.entries(walk.counts + step)
     log_ratio = xp.sum(change(xp, new, walk.entries), axis=-1)
-    log_ratio = xp.where(touched & ~xp.isnan(log_ratio), log_ratio, -xp.inf)
+    log_ratio = xp.where(possible & back & ~xp.isnan(log_ratio), log_ratio, -xp.inf)
     accept = (xp.log(accepting) < log_ratio)[:, None]
     rate = walk.rate + one * xp.exp(xp.minimum(log_ratio, 0.0))[:, None]
     counts = walk.counts + xp.where(accept, step, 0.0)

@@ -20,7 +20,7 @@ from ppl_gen.inference.starts import check_init
 from ppl_gen.inference.trajectory import Length
 from ppl_gen.target import Target
 
-_MISMATCH = 1e-3  # rounding in float32 is less
+_ROUNDING = 1e4  # in units of the precision
 
 
 class State(NamedTuple):
@@ -156,13 +156,17 @@ class MetropolisWithinGibbs(ChEES):
         target.require_counts(self.name)
         init = self.init if isinstance(self.init, Mapping) else None
         names = target.counts.names
+        unknown = [n for n in init or {} if n not in (*names, *target.layout.names)]
+        if unknown:
+            raise ValueError(f"init names {unknown[0]!r}, which is no latent that {self.name} draws: expected among "
+                             f"{[*target.layout.names, *names]}")
         rest = self.init if init is None else {n: v for n, v in init.items() if n not in names}
         check_init(target, rest, target.layout)
         count_starts.check_counts(target, init or {})
 
     def run(self, target: Target, driver: Driver, seed: int) -> Outcome:
         if not target.layout.dim and self.step_size is None:  # no path to tune
-            return replace(self, step_size=1.0).run(target, driver, seed)
+            return replace(self, step_size=1.0, preconditioner="identity").run(target, driver, seed)
         mixed = target if isinstance(target, _Mixed) else self._mixed(target, seed)
         return super().run(mixed, driver, seed)
 
@@ -206,7 +210,8 @@ class MetropolisWithinGibbs(ChEES):
 
     def doubts(self, target: Target, state: Any, stats: Mapping[str, np.ndarray]) -> list[str]:
         """Rows that moved at once although they depend on each other."""
-        if not np.nanmax(np.asarray(stats["mismatch"])) > _MISMATCH:
+        seen = np.asarray(stats["mismatch"])
+        if (seen <= _ROUNDING * np.finfo(seen.dtype).eps).all():
             return []
         return [
             f"rows of {', '.join(map(repr, target.counts.names))} that were found independent depend on each other at "

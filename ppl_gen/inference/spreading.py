@@ -22,6 +22,7 @@ from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.engine import Engine, engines, resolve
 from ppl_gen.inference.journal import Report
 from ppl_gen.program import Program, as_program
+from ppl_gen.surroundings import settings
 from ppl_gen.target import Target
 
 _GROUPS, _LARGE = 8, 32  # groups where there are so many chains; more of them once each holds so many
@@ -98,12 +99,22 @@ def _target(job: Job, room: Backend) -> Target:
     if job.token in _here and job.token[0] == os.getpid():  # a fork has its parent's tables
         return _here[job.token]
     if job.token not in _came:
-        program, data = job.sent
+        program, data, read = job.sent
         made = program.found() if isinstance(program, _ByName) else Program(*program)
+        _require_same(made, read)
         while len(_came) >= _TARGETS:
             del _came[next(iter(_came))]
         _came[job.token] = Target(made.bind(data, room, job.setting[1:3]))
     return _came[job.token]
+
+
+def _require_same(made: Program, read: dict[str, Any]) -> None:
+    """The program reads the same from around it, here in a worker, as where the run was begun."""
+    here = settings(made.model)
+    off = sorted(n for n in {**here, **read} if here.get(n) != read.get(n))
+    if off:
+        raise ValueError(f"{', '.join(off)}, which {made.name} reads from around it, has another value in the worker, "
+                         "which imports its module anew: pass it as data")
 
 
 class InTurn(Driver):
@@ -171,7 +182,7 @@ class Spread:
         data, failures = target.bound.data, []
         for form in _forms(target.program):
             try:
-                job = Job(self._token, self._setting, (form, data), engine)
+                job = Job(self._token, self._setting, (form, data, settings(target.program.model)), engine)
                 with self._at_hand(target):
                     self._executor.submit(arrive, job).result()
                 return job.sent
@@ -218,6 +229,8 @@ class Spread:
             bar.close()
             for future in index:
                 future.cancel()
+            if self._sent is None:  # a thread that ran on would put back settings of the process after us
+                futures.wait(index)
         return found
 
     @contextmanager

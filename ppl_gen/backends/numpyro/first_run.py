@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import jax
@@ -11,38 +11,64 @@ import jax
 from ppl_gen.backends.numpyro.tracing import trace
 from ppl_gen.backends.protocol import Request, Site
 
-_GENERATOR = "unsafe_rbg"  # XLA's own, of good enough numbers for a first look: it compiles ten times faster
+# XLA's own generator gives good enough numbers for a first look and compiles faster; Poisson counts need the other.
+_GENERATORS = ("unsafe_rbg", "threefry2x32")
 _FIELDS = [f.name for f in fields(Site)]
 
 
 def draws(model: Callable[[Mapping[str, Any]], Any]) -> Callable[[Mapping[str, Any], int], dict[str, Site]]:
     """``drawn(arrays, seed)``: the sites of ``model(arrays)`` with latents from the prior, checked.
 
-    What cannot be compiled is run as it is, and so is what fails, for the error that it then raises.
+    What cannot be compiled is run as it is, and so is what fails, for the error that it then raises. Of distributions
+    only the kind is kept.
     """
-    held: dict[str, Any] = {}
-
-    def run(arrays: Mapping[str, Any], key: Any) -> dict[str, Site]:
-        return trace(lambda: model(arrays), Request(key=key, check=True))
-
-    @jax.jit
-    def compiled(arrays: Mapping[str, Any], seed: Any) -> list[Any]:
-        sites = run(arrays, jax.random.key(seed, impl=_GENERATOR))
-        told = [[getattr(site, field) for field in _FIELDS] for site in sites.values()]  # a dict would be sorted
-        leaves, held["tree"] = jax.tree.flatten(told)
-        held["rest"] = [None if isinstance(x, jax.core.Tracer) else (x,) for x in leaves]
-        return [x for x, known in zip(leaves, held["rest"], strict=True) if known is None]
+    ways = [_compiled(model, generator) for generator in _GENERATORS]
 
     def drawn(arrays: Mapping[str, Any], seed: int) -> dict[str, Site]:
-        if not held.get("fails"):
+        while ways:
             try:
-                computed = iter(compiled(arrays, seed))
+                return ways[0](arrays, seed)
             except Exception:
-                held["fails"] = True
-            else:
-                leaves = [next(computed) if known is None else known[0] for known in held["rest"]]
-                told = jax.tree.unflatten(held["tree"], leaves)
-                return {values[0]: Site(**dict(zip(_FIELDS, values, strict=True))) for values in told}
-        return run(arrays, jax.random.PRNGKey(seed))
+                del ways[0]
+        return _run(model, arrays, jax.random.PRNGKey(seed))
 
     return drawn
+
+
+def _run(model: Callable[[Mapping[str, Any]], Any], arrays: Mapping[str, Any], key: Any) -> dict[str, Site]:
+    return trace(lambda: model(arrays), Request(key=key, check=True))
+
+
+def _compiled(model: Callable[[Mapping[str, Any]], Any], generator: str) -> Callable[..., dict[str, Site]]:
+    """The same with this generator, or whatever the program raises where its values are not known."""
+    held: dict[str, Any] = {}
+
+    @jax.jit
+    def run(arrays: Mapping[str, Any], seed: Any) -> list[Any]:
+        found = _run(model, arrays, jax.random.key(seed, impl=generator)).values()
+        sites = [replace(site, distribution=_kind(site.distribution)) for site in found]
+        leaves, held["tree"] = jax.tree.flatten([[getattr(site, field) for field in _FIELDS] for site in sites])
+        held["known"] = [None if isinstance(x, jax.core.Tracer) else (x,) for x in leaves]
+        return [x for x in leaves if isinstance(x, jax.core.Tracer)]
+
+    def drawn(arrays: Mapping[str, Any], seed: int) -> dict[str, Site]:
+        computed = iter(run(arrays, seed))
+        leaves = [next(computed) if known is None else known[0] for known in held["known"]]
+        sites = [Site(*values) for values in jax.tree.unflatten(held["tree"], leaves)]
+        return {site.name: site for site in sites}
+
+    return drawn
+
+
+def _kind(fn: Any) -> Any:
+    """What is called as a distribution, and as what it rests on, is, without its arrays, which are gone when compiled.
+
+    They would also be flattened in an order that changes from process to process, and with it what is compiled, so
+    that the cache of an earlier process would not have it.
+    """
+    if fn is None:
+        return None
+    kind = type(type(fn).__name__, (), {})()
+    if hasattr(fn, "base_dist"):
+        kind.base_dist = _kind(fn.base_dist)
+    return kind

@@ -231,10 +231,20 @@ def _random_site(msg: dict[str, Any], plates: tuple, request: Request, log_dets:
         discrete=discrete,
         cardinality=_cardinality(fn) if discrete and not observed and name not in request.values else None,
         improper=_is_improper(fn),
-        in_support=fn.support(value) if request.check and observed else None,
+        in_support=_in_support(fn, value) if request.check and observed else None,
         num_steps=fn.num_steps if isinstance(fn, MarkovChain) else None,
         links=links,
     )
+
+
+def _in_support(fn: Any, value: Any) -> Any:
+    """Whether values can be; what is masked counts for nothing, and may be anything."""
+    inside = fn.support(value)
+    while hasattr(fn, "base_dist"):
+        if isinstance(fn, numpyro.distributions.MaskedDistribution):
+            inside = inside | ~jnp.asarray(fn._mask)
+        fn = fn.base_dist
+    return inside
 
 
 def _cardinality(fn: Any) -> int | None:

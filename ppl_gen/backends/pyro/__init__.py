@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import pyro
@@ -54,6 +54,7 @@ class PyroBackend:
 
     trace = staticmethod(tracing.trace)
     draws = staticmethod(tracing.draws)
+    untraced = staticmethod(nullcontext)
     sample = staticmethod(tracing.sample)
     param = staticmethod(tracing.param)
     plate = staticmethod(tracing.plate)

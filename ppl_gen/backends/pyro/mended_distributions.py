@@ -72,6 +72,19 @@ class LKJ(native.LKJ):
         return LKJ(self.dim, self.concentration.expand(batch_shape), validate_args=self._validate_args)
 
 
+class _Votes(constraints.Constraint):
+    """Whole numbers with a given sum, where torch's may have a smaller one."""
+
+    is_discrete = True
+    event_dim = 1
+
+    def __init__(self, total):
+        self.total = total
+
+    def check(self, x):
+        return (x >= 0).all(-1) & (x.sum(-1) == self.total)
+
+
 class Multinomial(native.Multinomial):
     """The density without torch's boolean indexing; an array of total counts too, where torch's takes one."""
 
@@ -89,6 +102,10 @@ class Multinomial(native.Multinomial):
         probs, count = self.probs.expand((*batch_shape, -1)), self.total_count
         count = count if isinstance(count, int) else count.expand(batch_shape)
         return Multinomial(count, probs, validate_args=self._validate_args)
+
+    @constraints.dependent_property(is_discrete=True, event_dim=1)
+    def support(self):
+        return _Votes(self.total_count)
 
     def sample(self, sample_shape=()):
         if isinstance(self.total_count, int):

@@ -247,10 +247,16 @@ def _random_site(node: Any, plates: tuple, request: Request, assign: Assign) -> 
         discrete=discrete,
         cardinality=_cardinality(fn) if discrete and not observed and name not in request.values else None,
         improper=_is_improper(fn),
-        in_support=fn.support.check(value) if request.check and observed else None,
+        in_support=_in_support(node) if request.check and observed else None,
         num_steps=fn.num_steps if isinstance(fn, MarkovChain) else None,
         links=links,
     )
+
+
+def _in_support(node: Any) -> Any:
+    """Whether values can be; what is masked counts for nothing, and may be anything."""
+    inside, mask = node["fn"].support.check(node["value"]), node["mask"]
+    return inside if mask is None or mask is True else inside | ~torch.as_tensor(mask)
 
 
 def _cardinality(fn: Any) -> int | None:
