@@ -12,7 +12,7 @@ import numpy as np
 from ppl_gen.inference import adaptation, chain_axis, langevin, preconditioning
 from ppl_gen.inference.adaptation import Moments, StepSize
 from ppl_gen.inference.chain_axis import All, Chosen, Some
-from ppl_gen.inference.driver import Driver
+from ppl_gen.inference.driver import Driver, chunk_size
 from ppl_gen.inference.engine import Outcome, between, one_of
 from ppl_gen.inference.journal import Report
 from ppl_gen.inference.progress import Watched
@@ -81,7 +81,9 @@ class Chains(Sampler):
         begun = self.starting(target, driver, seed)
         state = self.init_state(target, target.backend.asarray(begun.position))
         state = begun.scaled(target, state, self.preconditioner)
+        wait = self._ahead(target, seed, state) if not driver.spread else lambda: None
         state = self.warm_up(target, driver, seed, state, begun.mixture is not None)
+        wait()
         if driver.spread:
             state, report = driver.spread(self, target, target.backend.to_numpy(state))
         else:
@@ -91,6 +93,16 @@ class Chains(Sampler):
         attrs = {**self.attrs(target, state), "biased": not self.exact, "preconditioner": kind}
         found = begun.warnings + self.doubts(target, state, stats)
         return Outcome(positions=positions, stats=stats, exact=self.exact, attrs=attrs, warnings=found)
+
+    def _ahead(self, target: Target, seed: int, state: Any) -> Callable[[], None]:
+        """Compile what draws while the chains warm up; what comes back waits for it."""
+        which, count = self._all(target), chunk_size(self.num_samples, _CHUNK)
+
+        def args() -> tuple[Any, ...]:
+            noise = which.noise(self.noise(target, seed, 0, count, "draws"))
+            return which.state(state), noise, which.shared(target.arrays)
+
+        return target.backend.ahead(self.advance(target), args)
 
     def _draw(self, target: Target, driver: Driver, seed: int, state: Any, which: Chosen) -> tuple[Any, Report]:
         """The state of some chains after their draws, and the draws."""

@@ -61,7 +61,7 @@ class Driver:
         Returns:
             the last state; the kept reports, name -> (kept steps, ...); why it stopped early, or None.
         """
-        size = _chunk(num_steps, chunk)
+        size = chunk_size(num_steps, chunk)
         record = self.journal.begin(Phase(label, num_steps, size, thinning, keep), state)
         before, state, done, reason = record.before, record.state, record.done, record.reason
         if done and getattr(stop, "remembers", False):
@@ -102,7 +102,7 @@ def _first(done: int, thinning: int) -> int:
     return (thinning - 1 - done) % thinning
 
 
-def _chunk(num_steps: int, most: int) -> int:
+def chunk_size(num_steps: int, most: int) -> int:
     """The largest divisor of ``num_steps`` up to ``most``, so that one compiled length serves; ``most`` if small."""
     if num_steps <= most:
         return max(num_steps, 1)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,27 @@ def compile(f: Callable[..., Any], *, calls: int = 1) -> Callable[..., Any]:
     """``f`` compiled for each new shape; ``calls`` (how often it will run) matters to PyTorch only."""
     del calls
     return jax.jit(f)
+
+
+def ahead(compiled: Callable[..., Any], args: Callable[[], tuple[Any, ...]]) -> Callable[[], None]:
+    """Begin to compile for the arguments that ``args`` makes, beside other work; what comes back waits for the end.
+
+    Nothing is done where something has been compiled already. Tracing is done here, since effect handlers are shared by
+    the threads of a process.
+    """
+    jitted: Any = compiled
+    if jitted._cache_size():
+        return lambda: None
+    lowered = jitted.lower(*args())
+    wide, device = jax.config.jax_enable_x64, jax.config.jax_default_device
+
+    def run() -> None:
+        with jax.enable_x64(wide), jax.default_device(device), suppress(Exception):  # the call itself will raise it
+            lowered.compile()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread.join
 
 
 def scan(step: Callable[..., Any], *, calls: int = 1) -> Callable[..., Any]:

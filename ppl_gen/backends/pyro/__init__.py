@@ -54,6 +54,7 @@ class PyroBackend:
 
     trace = staticmethod(tracing.trace)
     draws = staticmethod(tracing.draws)
+    ahead = staticmethod(compiling.ahead)
     untraced = staticmethod(nullcontext)
     sample = staticmethod(tracing.sample)
     param = staticmethod(tracing.param)
