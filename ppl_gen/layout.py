@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -38,14 +39,16 @@ class Layout:
         """The sites among ``names``."""
         return Layout(tuple(entry for entry in self.sites if entry[0] in names))
 
+    @property
+    def parts(self) -> dict[str, slice]:
+        """Where each site is in the vector."""
+        ends = [0, *itertools.accumulate(math.prod(shape) for _, shape, _ in self.sites)]
+        return {name: slice(*pair) for name, pair in zip(self.names, itertools.pairwise(ends), strict=True)}
+
     def split(self, u: Any) -> dict[str, Any]:
         """Vector (dim,) -> unconstrained value of each site."""
-        parts, start = {}, 0
-        for name, shape, _ in self.sites:
-            stop = start + math.prod(shape)
-            parts[name] = u[start:stop].reshape(shape)
-            start = stop
-        return parts
+        parts = self.parts
+        return {name: u[parts[name]].reshape(shape) for name, shape, _ in self.sites}
 
     def join(self, xp: Any, parts: Mapping[str, Any]) -> Any:
         """Unconstrained value of each site -> vector (dim,)."""
@@ -53,10 +56,8 @@ class Layout:
 
     def label(self, index: int) -> str:
         """The site that entry ``index`` of the vector belongs to."""
-        stop = 0
-        for name, shape, _ in self.sites:
-            stop += math.prod(shape)
-            if index < stop:
+        for name, part in self.parts.items():
+            if index < part.stop:
                 return name
         raise IndexError(index)
 

@@ -155,7 +155,7 @@ class Chains(Sampler):
 
     def noise(self, target: Target, seed: int, start: int, count: int, phase: str) -> dict[str, Any]:
         """Of ``count`` steps, along a leading axis; warm-up and draws have a stream each."""
-        return target.backend.noise(2 * seed + (phase == "draws"), start, self.spec(target.layout.dim), count)
+        return target.backend.noise(stream(seed, phase), start, self.spec(target.layout.dim), count)
 
     def scan(self, target: Target, before: Callable[[Any], Any], after: Callable[..., Any], calls: int) -> Any:
         """Compiled ``(carry, noise, arrays) -> (carry, reports)`` of a step for each row of noise.
@@ -299,7 +299,7 @@ class Chains(Sampler):
             done += length
             if learns and self.preconditioner != "identity":
                 state = state._replace(scale=self._scale(target, learned, report))
-                learned = self.untaught(target, True)
+                learned = self.anew(target, learned)
         return self.settle(target.backend.xp, state, learned) if self.num_warmup else state
 
     def untaught(self, target: Target, rescaled: bool) -> Learned:
@@ -308,6 +308,10 @@ class Chains(Sampler):
         none = adaptation.start_moments(xp, target.layout.dim, self.preconditioner == "dense")
         start = adaptation.start_step_size(xp, step_size, self.step_shape())
         return Learned(start, none, none, self.own(xp, target.layout.dim, rescaled))
+
+    def anew(self, target: Target, learned: Learned) -> Learned:
+        """Adaptation that begins again, in the coordinates of a new preconditioner."""
+        return self.untaught(target, True)
 
     def _scale(self, target: Target, learned: Learned, report: Mapping[str, np.ndarray]) -> Any:
         """The preconditioner that the last window taught."""
@@ -319,6 +323,11 @@ class Chains(Sampler):
         draws, gradients = (report[name].reshape(-1, target.layout.dim) for name in ("position", "gradient"))
         found = preconditioning.from_draws(draws, gradients, scale)
         return type(found)(*map(backend.asarray, found))
+
+
+def stream(seed: int, phase: str) -> int:
+    """The seed of the noise of a phase, "warm-up" or "draws"."""
+    return 2 * seed + (phase == "draws")
 
 
 def _mean_step(xp: Any, learned: Learned) -> Any:

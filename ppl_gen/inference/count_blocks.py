@@ -159,13 +159,10 @@ def grown(target: Target, evaluated: Evaluated, points: np.ndarray) -> np.ndarra
     Where counts bound each other and the data, draws of the prior may all be impossible, and nothing seen to change.
     """
     u, z = points[:, : target.layout.dim], points[:, target.layout.dim :].copy()
-    more, start = np.resize(_GROWTH, len(points))[:, None], 0
-    for _, _, shape in target.counts.sites:
-        part = slice(start, start + int(np.prod(shape)))
+    for part in target.counts.parts.values():
         step = np.zeros_like(z)
-        step[:, part] = more
+        step[:, part] = np.resize(_GROWTH, len(points))[:, None]
         z += step * evaluated.inside(u, z, z + step)
-        start = part.stop
     return np.concatenate([u, z], axis=1)
 
 
@@ -179,29 +176,27 @@ def dependence(target: Target, points: np.ndarray, seed: int, grow: bool = False
         for each site (bits, 2, entries + 1) of booleans; those found at other points may be added by "or". The last
         says that each row could be moved somewhere, without which nothing is known of it.
     """
-    evaluated, rng, found, start = Evaluated(target), np.random.default_rng([seed, 4]), [], 0
+    evaluated, rng, found = Evaluated(target), np.random.default_rng([seed, 4]), []
     points = grown(target, evaluated, points) if grow else points
     points = np.repeat(points, len(_DISPLACEMENTS), axis=0)
     sizes = np.resize(_DISPLACEMENTS, len(points))[:, None]
     u, z = points[:, : target.layout.dim], points[:, target.layout.dim :]
     base = evaluated.entries(u, z)
-    for _, _, shape in target.counts.sites:
-        rows = np.arange(int(np.prod(shape)))
-        step = np.zeros_like(z)
-        step[:, start + rows] = sizes * rng.choice([-1, 1], (len(points), len(rows)))
+    for part in target.counts.parts.values():
+        rows, step = np.arange(part.stop - part.start), np.zeros_like(z)
+        step[:, part] = sizes * rng.choice([-1, 1], (len(points), len(rows)))
         step *= np.where(evaluated.inside(u, z, z + step), 1, -1)
         step *= evaluated.inside(u, z, z + step)
         bits = max(int(len(rows) - 1).bit_length(), 1)
         changed = np.zeros((bits, 2, base.shape[1] + 1), dtype=bool)
-        changed[..., -1] = (step[:, start + rows] != 0).any(0).all()
+        changed[..., -1] = (step[:, part] != 0).any(0).all()
         for bit in range(bits):
             for value in (0, 1):
                 mask = np.zeros(z.shape[1])
-                mask[start + rows] = ((rows >> bit) & 1) == value
+                mask[part] = ((rows >> bit) & 1) == value
                 if mask.any():
                     changed[bit, value, :-1] = (evaluated.entries(u, z + step * mask) != base).any(0)
         found.append(changed)
-        start += len(rows)
     return found
 
 
@@ -212,22 +207,20 @@ def blocks(target: Target, changed: list[np.ndarray], vectorised: bool = True) -
     rows: list[Rows] = []
     joint: list[int] = []
     single: list[tuple[int, np.ndarray]] = []
-    start = 0
-    for (name, _, shape), held in zip(target.counts.sites, changed, strict=True):
-        size, seen = int(np.prod(shape)), _Seen(held[..., :-1])
+    for (name, part), held in zip(target.counts.parts.items(), changed, strict=True):
+        size, seen = part.stop - part.start, _Seen(held[..., :-1])
         apart = held[..., -1].all() and not target.sites[name].event_dim  # the support of a vector binds its entries
         owner = seen.owners() if apart else None
         if owner is None:
-            joint += range(start, start + size)
+            joint += range(part.start, part.stop)
         else:
-            rows.append(Rows(start, start + size, _own(owner, size), np.where(owner < 0, size, owner)))
+            rows.append(Rows(part.start, part.stop, _own(owner, size), np.where(owner < 0, size, owner)))
         if size == 1:
-            single.append((start, seen.depends))
-        start += size
+            single.append((part.start, seen.depends))
     # single values of several sites that share an entry, their sum perhaps, move against each other too
     shared = sum((held.astype(int) for _, held in single), start=np.zeros(changed[0].shape[-1] - 1, dtype=int)) > 1
     joint += [at for at, held in single if (held & shared).any()]
-    return Blocks(tuple(rows), np.array(sorted(set(joint)), dtype=int), start)
+    return Blocks(tuple(rows), np.array(sorted(set(joint)), dtype=int), target.counts.dim)
 
 
 def _own(owner: np.ndarray, size: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from ppl_gen.inference.count_blocks import Blocks, Rows, change
 GOAL = 0.44  # acceptance of moves of one number (Roberts & Rosenthal 2001, section 5)
 LEAST, MOST = 0.1, 1e6  # widths
 _FAR, _OFTEN = 10.0, 0.1  # times the width, and how often: for modes that lie apart
+_PAIRS, _OPPOSED = 0.5, 0.75  # picks that move two values, and those of them that keep their sum, the likelier tie
 _JOINT = 4  # values that depend on each other are picked so often in a sweep, at most
 
 
@@ -112,7 +113,7 @@ def _move_joint(xp: Any, at: At, joint: Any, width: Any, walk: Walk, uniform: An
     i = xp.floor(first * count)
     j = xp.mod(i + 1.0 + xp.floor(second * (count - 1)), float(count)) if count > 1 else i
     one, other = (_one_hot(xp, joint, k, walk.counts.shape[1]) for k in (i, j))
-    both = xp.where((pair < 0.5) & (i != j), xp.where(opposed < 0.75, -1.0, 1.0), 0.0)
+    both = xp.where((pair < _PAIRS) & (i != j), xp.where(opposed < _OPPOSED, -1.0, 1.0), 0.0)
     step = jump(xp, xp.sum(one * width, axis=-1), size, far, sign)[:, None] * (one + both[:, None] * other)
     possible = xp.all(at.inside(walk.counts, walk.counts + step) | (step == 0), axis=-1)
     step = xp.where(possible[:, None], step, 0.0)

@@ -77,12 +77,9 @@ class Seeking(Target):
         rng = np.random.default_rng(6)
         z = np.resize(self._pool, (len(u), self._pool.shape[1])).astype(float)
         free = np.ones(z.shape[1], dtype=bool)
-        start = 0
-        for name, _, shape in self.counts.sites:
-            part = slice(start, start + int(np.prod(shape)))
+        for name, part in self.counts.parts.items():
             if name in self._init:
                 z[:, part], free[part] = self._init[name].ravel(), False
-            start = part.stop
         for temperature in _TEMPERATURES:
             for rows in self._blocks.rows:
                 if free[rows.start]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ppl_gen.inference import adaptation, count_blocks, count_moves, count_starts, trajectory
 from ppl_gen.inference.adaptation import StepSize
-from ppl_gen.inference.chains import Learned
+from ppl_gen.inference.chains import Learned, stream
 from ppl_gen.inference.chees import ChEES
 from ppl_gen.inference.count_blocks import Blocks
 from ppl_gen.inference.driver import Driver
@@ -223,7 +223,7 @@ class MetropolisWithinGibbs(ChEES):
         assert isinstance(target, _Mixed)
         walks = count_moves.noise(target.blocks, self.num_chains, self.num_sweeps)
         spec, backend = {**self.spec(target.layout.dim), **walks}, target.backend
-        drawn = backend.noise(2 * seed + (phase == "draws"), start, spec, count)
+        drawn = backend.noise(stream(seed, phase), start, spec, count)
         return {**drawn, "jitter": backend.asarray(trajectory.halton(start, count))}
 
     def scan(self, target: Target, before: Callable[[Any], Any], after: Callable[..., Any], calls: int) -> Any:
@@ -253,6 +253,11 @@ class MetropolisWithinGibbs(ChEES):
         learned, xp = super().untaught(target, rescaled), target.backend.xp
         width = adaptation.start_step_size(xp, 1.0, (target.counts.dim,))
         return learned._replace(own=Own(learned.own, width))
+
+    def anew(self, target: Target, learned: Learned) -> Learned:
+        """The widths stay: they are whole numbers', in no coordinates."""
+        again = super().anew(target, learned)
+        return again._replace(own=again.own._replace(width=learned.own.width))
 
     def adapt_own(self, xp: Any, own: Any, seen: Any, state: Any, info: Any, noise: Any) -> Any:
         """The length of paths, and widths by the acceptance that they had."""

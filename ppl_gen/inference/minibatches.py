@@ -11,7 +11,7 @@ import numpy as np
 from ppl_gen.backends.protocol import UnsupportedError
 from ppl_gen.checks import ProgramError
 from ppl_gen.inference import low_rank, pathfinder
-from ppl_gen.inference.chains import Chains
+from ppl_gen.inference.chains import Chains, stream
 from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.engine import Outcome, between, positive
 from ppl_gen.inference.ladder import Begun
@@ -172,7 +172,7 @@ class MinibatchChains(Chains):
         """With the rows of each step."""
         assert isinstance(target, Batches)
         drawn = super().noise(target, seed, start, count, phase)
-        return {**drawn, **target.drawn(2 * seed + (phase == "draws"), start, (count, self.num_chains))}
+        return {**drawn, **target.drawn(stream(seed, phase), start, (count, self.num_chains))}
 
     def starting(self, target: Target, driver: Driver, seed: int) -> Begun:
         """Draws of the Gaussian at the mode."""
