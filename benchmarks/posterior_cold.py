@@ -22,7 +22,7 @@ from collections.abc import Callable
 from benchmarks import posterior_speed
 from benchmarks._posteriors import PUBLIC
 
-TITLE = "From a cold process to 1,000 effective draws of the worst parameter"
+TITLE = "From a new process to 1,000 effective draws of the worst parameter (first run: with empty caches)"
 _PEERS = ("nutpie", "numpyro", "blackjax")
 PEER, PEERS = "NumPyro, BlackJAX, nutpie", {peer: posterior_speed.PEERS[peer] for peer in _PEERS}
 CASES = {f"{name} {peer}": f"{name}, against {said}" for name in PUBLIC for peer, said in PEERS.items()}
