@@ -158,7 +158,7 @@ def test_chains_that_disagree_are_not_taken_for_switched_labels(rng):
 @pytest.mark.filterwarnings("error")
 def test_what_cannot_be_judged_is_let_be(rng):
     assert diagnose({}, {}) == []
-    unmoved = diagnose({"k": np.zeros((2, 50), int)}, {"lp": np.full((2, 50), -np.inf)})
+    unmoved = diagnose({"k": np.zeros((2, 200), int)}, {"lp": np.full((2, 200), -np.inf)})
     assert len(unmoved) == 1 and unmoved[0].startswith("chains 0, 1 hardly moved (at most 0.0% of the transitions)")
     assert diagnose({"x": rng.normal(size=(2, 3))}, {}) == []
 

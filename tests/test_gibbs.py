@@ -385,7 +385,7 @@ def impossible(k):
         ({"init": {"n": 2.5}}, "init of 'n' is 2.5: expected whole numbers"),
         ({"init": {"n": [1, 2]}}, r"init of 'n' has shape \(2,\): expected \(4,\)"),
         ({"init": {"n": -1}}, "outside of its support"),
-        ({"init": {"N": 1}}, "'N', which is no continuous site"),
+        ({"init": {"N": 1}}, "'N', which is no latent"),
         ({"num_sweeps": 0}, "num_sweeps must be a whole number"),
         ({"start": "pathfinder"}, "start of gibbs must be 'uniform'"),
     ],

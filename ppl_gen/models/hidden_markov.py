@@ -229,6 +229,15 @@ class HiddenMarkov:
         chain = {"initial_probs": np.full((num_starts, k), 1.0 / k), "transition_probs": 0.5 * (drawn + np.eye(k))}
         return self.relabel({**chain, **found}, 1)
 
+    def check_data(self, data: Mapping[str, np.ndarray]) -> None:
+        """Lengths that fit the sequences.
+
+        Raises:
+            DataError: others.
+        """
+        if "x" in data:
+            _check_lengths(data.get("lengths"), self._shape(data["x"]))
+
     @property
     def em_regularised(self) -> str | None:
         """The option that EM's steps add to variances by, if they do."""

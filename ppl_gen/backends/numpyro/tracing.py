@@ -240,10 +240,8 @@ def _random_site(msg: dict[str, Any], plates: tuple, request: Request, log_dets:
 def _in_support(fn: Any, value: Any) -> Any:
     """Whether values can be; what is masked counts for nothing, and may be anything."""
     inside = fn.support(value)
-    while hasattr(fn, "base_dist"):
-        if isinstance(fn, numpyro.distributions.MaskedDistribution):
-            inside = inside | ~jnp.asarray(fn._mask)
-        fn = fn.base_dist
+    while isinstance(fn, numpyro.distributions.MaskedDistribution):
+        inside, fn = inside | ~jnp.asarray(fn._mask), fn.base_dist
     return inside
 
 
