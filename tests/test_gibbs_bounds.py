@@ -13,6 +13,7 @@ from ppl_gen.inference import count_blocks, count_starts
 from ppl_gen.target import Target
 from tests.test_gibbs import BACKENDS, SHORT
 
+ONE_SLOW = [BACKENDS[0], pytest.param(BACKENDS[1], marks=pytest.mark.slow)]
 TRAIN, SEEN = np.array([True, True, False]), np.array([3.0, 4.0, 50.0])
 
 
@@ -60,7 +61,7 @@ def test_masked_data_bound_nothing(backend):
     _agrees(run.posterior["n"], n, p / p.sum())
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ONE_SLOW)
 def test_entries_of_a_vector_move_together(backend):
     """The entries of a vector with a fixed sum can only move two at a time."""
     y = np.array([5.0, 9.0])
@@ -75,7 +76,7 @@ def test_entries_of_a_vector_move_together(backend):
             _agrees(draws[..., poll, entry], grid[:, entry], p / p.sum())
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ONE_SLOW)
 def test_a_bound_that_is_summed_over(backend):
     run = _infer(one_more, {"k": np.array(4.0)}, backend)
     n, m, z = np.meshgrid(np.arange(30), np.arange(31), np.arange(2), indexing="ij")
