@@ -48,6 +48,16 @@ def data_dir() -> Path:
     pytest.skip(f"{NO_DATA}: {folder} is not there; set PPL_GEN_DATA")
 
 
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several chunk files in a short run, and a commit after every chunk of the driver."""
+    from ppl_gen.results import checkpoint, chunked
+
+    monkeypatch.setattr(chunked, "_CHUNK_BYTES", 2**11)
+    monkeypatch.setattr(checkpoint, "_SECONDS", 0)
+    monkeypatch.setattr(checkpoint, "_SHARE", 0)
+
+
 def pytest_report_header() -> str:
     folder, _ = _data_folder()
     return f"data: {folder}" if folder.is_dir() else f"data: none ({folder} is not there; set PPL_GEN_DATA)"

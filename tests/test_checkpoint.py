@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import functools
 import json
 import os
 import subprocess
@@ -17,113 +16,24 @@ import xarray as xr
 
 import ppl_gen as pg
 from ppl_gen import dist, xp
-from ppl_gen.results import checkpoint, chunked
+from ppl_gen.results import chunked
 from ppl_gen.results.checkpoint import Checkpoint, CheckpointError
 from ppl_gen.results.files import CorruptFileError, read_npz
 from ppl_gen.results.groups import Group
+from tests.cutting import Cut, assert_same, ends_of_phases
 from tests.killing import DATA, OPTIONS, spread
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 SHORT = {"num_warmup": 100, "num_samples": 300, "num_chains": 2}
-ENGINES = {
-    ("mala", "numpyro"): {**SHORT, "thinning": 7},
-    ("nuts", "numpyro"): {**SHORT, "num_samples": 75},
-    ("svi", "numpyro"): {"num_steps": 2500, "tolerance": 1e-3, "num_samples": 20},
-}
-LONG = {
-    ("ula", "numpyro"): {**SHORT, "preconditioner": "dense"},
-    ("chees", "numpyro"): {**SHORT, "num_chains": 8},
-    ("hmc", "numpyro"): {**SHORT, "dense_mass": True},
-    ("map", "numpyro"): {"num_steps": 200, "tolerance": 0.0},
-    ("mala", "pyro"): {**SHORT, "preconditioner": "dense"},
-    ("chees", "pyro"): {"num_warmup": 50, "num_samples": 50, "num_chains": 4},
-    ("nuts", "pyro"): {**SHORT, "num_samples": 75},
-    ("hmc", "pyro"): {**SHORT, "num_samples": 75, "dense_mass": True},
-    ("svi", "pyro"): {"num_steps": 2000, "num_samples": 20},
-    ("svi", "pyro", "low_rank"): {"num_steps": 2000, "num_samples": 20, "guide": "multivariate_normal"},
-}
 SLOW_KILLS = [(25, "mala", "numpyro"), (4, "nuts", "pyro")]
-SLOWLY = [pytest.param(*key[:2], own, marks=pytest.mark.slow) for key, own in LONG.items()]
-
-
-class Cut(Exception):
-    pass
-
-
-@pytest.fixture
-def small_chunks(monkeypatch):
-    """Several chunk files in a short run, and a commit after every chunk of the driver."""
-    monkeypatch.setattr(chunked, "_CHUNK_BYTES", 2**11)
-    monkeypatch.setattr(checkpoint, "_SECONDS", 0)
-    monkeypatch.setattr(checkpoint, "_SHARE", 0)
 
 
 def infer(path, engine="mala", backend="numpyro", seed=4, **options):
     return pg.infer(spread, DATA, engine, backend, seed=seed, progress=False, checkpoint=path, **options)
 
 
-def cut_at_every_commit(monkeypatch, path, begin) -> tuple[pg.Run, int]:
-    """The run that goes on each time after one commit more; and how often it was cut off."""
-    commit = Checkpoint.commit
-
-    def once(self, *args, **options):
-        commit(self, *args, **options)
-        raise Cut
-
-    monkeypatch.setattr(Checkpoint, "commit", once)
-    with pytest.raises(Cut):
-        begin()
-    for cuts in range(1, 200):
-        try:
-            return pg.resume(path, progress=False), cuts
-        except Cut:
-            continue
-    raise AssertionError("the run does not come to its end")
-
-
-def assert_same(one, other):
-    """Two runs to the bit."""
-    for name in ("posterior", "stats", "params", "history"):
-        left, right = getattr(one, name), getattr(other, name)
-        assert list(left) == list(right), name
-        for key in left:
-            x, y = np.asarray(left[key]), np.asarray(right[key])
-            assert x.dtype == y.dtype and x.shape == y.shape and x.tobytes() == y.tobytes(), (name, key)
-    assert one.warnings == other.warnings and one.exact == other.exact
-    assert {**one.attrs, "inference_time": 0} == {**other.attrs, "inference_time": 0}
-
-
-def ends_of_phases(path):
-    held = sorted((Path(path) / "journal").glob("phase-*.npz"))
-    return {f.name: {n: x.tobytes() for n, x in read_npz(f).items()} for f in held}
-
-
 # The same numbers ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("engine", "backend", "options"), [*((*k, v) for k, v in ENGINES.items()), *SLOWLY])
-def test_cut_off_at_every_commit_gives_the_same_bits(tmp_path, monkeypatch, small_chunks, engine, backend, options):
-    plain = pg.infer(spread, DATA, engine, backend, seed=4, progress=False, **options)
-    whole = infer(tmp_path / "whole.zarr", engine, backend, **options)
-    assert_same(plain, whole)  # writing it down changes nothing
-    begin = functools.partial(infer, tmp_path / "cut.zarr", engine, backend, **options)
-    cut, cuts = cut_at_every_commit(monkeypatch, tmp_path / "cut.zarr", begin)
-    assert cuts > 2
-    assert_same(whole, cut)
-    assert ends_of_phases(tmp_path / "whole.zarr") == ends_of_phases(tmp_path / "cut.zarr")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("backend", ["numpyro", "pyro"])
-@pytest.mark.parametrize("engine", ["em", "vbem"])
-def test_engines_that_climb(tmp_path, monkeypatch, small_chunks, engine, backend):
-    x = np.random.default_rng(1).normal(size=(60, 2)) + 4.0 * (np.arange(60)[:, None] % 2)
-    model = pg.models.GaussianMixture(2) if engine == "em" else pg.models.BayesianGaussianMixture(2)
-    options = {"engine": engine, "backend": backend, "progress": False, "num_restarts": 3, "num_steps": 60}
-    plain = pg.infer(model, x, **options)
-    begin = functools.partial(pg.infer, model, x, checkpoint=tmp_path / "cut.zarr", **options)
-    assert_same(plain, cut_at_every_commit(monkeypatch, tmp_path / "cut.zarr", begin)[0])
 
 
 def killed_and_whole(folder, kills, *engine):

@@ -68,6 +68,7 @@ class AIS(Engine):
 
     name: ClassVar[str] = "ais"
     needs: ClassVar[str] = "continuous latents with proper priors"
+    resumes: ClassVar[bool] = True
 
     num_particles: int = 1000
     num_chains: int = 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -81,6 +81,20 @@ class Driver:
                 bar.set_postfix_str(describe(report), refresh=False)
         record.close(before, state, reason)
         return state, record.reports(), reason
+
+    def once(self, label: str, make: Callable[[Driver], Any], like: Any) -> Any:
+        """What ``make`` makes, a tree of arrays ``like`` this one; a run that goes on does not make it again.
+
+        Args:
+            make: given a driver whose own loops are not written down.
+        """
+        inner = self.unwritten()
+        state, _, _ = self.run(lambda state, start, count: (make(inner), {}), like, 1, label=label, chunk=1, keep=False)
+        return state
+
+    def unwritten(self) -> Driver:
+        """One for loops that are run again on resuming: they are short, or a part of a step of another."""
+        return replace(self, journal=Memory())
 
 
 def _remind(stop: Callable[[Any, Any, Report], str | None], record: Record, size: int) -> None:

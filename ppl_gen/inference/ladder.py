@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ppl_gen.inference import importance, lbfgs, pathfinder
 from ppl_gen.inference.driver import Driver
-from ppl_gen.inference.journal import Memory
 from ppl_gen.inference.laplace import at_modes
 from ppl_gen.inference.lbfgs import Evaluate
 from ppl_gen.inference.low_rank import Gaussians
@@ -77,9 +76,8 @@ def begin(
     position, warnings = search(target, num_paths, seed, init, jitter=1.0, evaluate=evaluate)
     draws = _ELBO_DRAWS if start == "pathfinder" else 0
     noise = rng.standard_normal((num_paths, draws, target.layout.dim))
-    # The climb is run again on resuming, not kept: it is short, and its state is NumPy's.
     state, found, _ = pathfinder.climb(
-        replace(driver, journal=Memory()), evaluate, position, noise, history_size=_HISTORY, max_steps=_MAX_STEPS
+        driver.unwritten(), evaluate, position, noise, history_size=_HISTORY, max_steps=_MAX_STEPS
     )
     mixture, why = _found(target, found) if start == "pathfinder" else _modes(target, state)
     weights = _weights(evaluate, mixture, rng) if len(mixture.mean) else np.zeros(0)
@@ -119,9 +117,7 @@ def _weights(evaluate: Evaluate, mixture: Gaussians, rng: np.random.Generator) -
     return importance.smoothed(log_weights).reshape(num_paths, -1).sum(1)
 
 
-def _wide(
-    evaluate: Evaluate, each: Gaussians, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+def _wide(evaluate: Evaluate, each: Gaussians, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """A draw (chains, dim) of each Gaussian, made wider, and which were not to be had.
 
     It is nearer to the mean where the density falls much faster than the Gaussian's, as where it is not finite: from

@@ -35,6 +35,7 @@ class Laplace(Engine):
 
     name: ClassVar[str] = "laplace"
     needs: ClassVar[str] = "continuous latents"
+    resumes: ClassVar[bool] = True
 
     num_steps: int = 1000
     num_samples: int = 1000

@@ -103,7 +103,6 @@ class MinibatchChains(Chains):
     """
 
     exact: ClassVar[bool] = False
-    resumes: ClassVar[bool] = False  # the climb to the mode is not in the checkpoint
     needs: ClassVar[str] = "one plate of rows that holds all observations, and no latents of single rows"
     unbiased: ClassVar[str] = "engine='chees'"
 
@@ -135,7 +134,7 @@ class MinibatchChains(Chains):
 
     def run(self, target: Target, driver: Driver, seed: int) -> Outcome:
         rows = row_arguments(target, self.name, "takes a few rows at a time")
-        batches = Batches.of(target, self._part(target, rows), rows, *self._mode(target, driver, seed))
+        batches = Batches.of(target, self._part(target, rows), rows, *self._found(target, driver, seed))
         noise = self._gradient_noise(batches, seed)
         step_size = self.step_size or self.step_for(self.bias, noise)
         outcome = super(MinibatchChains, replace(self, step_size=step_size)).run(batches, driver, seed)
@@ -208,6 +207,17 @@ class MinibatchChains(Chains):
         return []
 
     # The mode -------------------------------------------------------------------------------------------------
+
+    def _found(self, target: Target, driver: Driver, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """The mode and scale, which a run that goes on does not look for again."""
+        backend, dim = target.backend, target.layout.dim
+        like = backend.asarray(np.zeros(dim)), backend.asarray(np.zeros((dim, dim) if dim <= _MOST_HESSIAN else dim))
+
+        def make(driver: Driver) -> Any:
+            return tuple(map(backend.asarray, self._mode(target, driver, seed)))
+
+        mode, scale = backend.to_numpy(driver.once(f"{self.name} mode", make, like))
+        return np.asarray(mode), np.asarray(scale)
 
     def _mode(self, target: Target, driver: Driver, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """A mode (dim,) and the scale of the Gaussian there, from all rows.

@@ -148,6 +148,7 @@ class Pathfinder(Engine):
 
     name: ClassVar[str] = "pathfinder"
     needs: ClassVar[str] = "continuous latents"
+    resumes: ClassVar[bool] = True
 
     num_paths: int = 8
     num_samples: int = 1000

@@ -67,6 +67,7 @@ class SMC(Engine):
 
     name: ClassVar[str] = "smc"
     needs: ClassVar[str] = "continuous latents with proper priors"
+    resumes: ClassVar[bool] = True
 
     num_particles: int = 1000
     num_chains: int = 4
@@ -124,7 +125,8 @@ class SMC(Engine):
         zero, none = xp.zeros(()), xp.zeros((self.num_chains,))
         dim = target.layout.dim
         scale = backend.asarray(np.eye(dim) if self.preconditioner == "dense" else np.ones(dim))
-        kernel = Kernel(position, none, xp.zeros_like(position), zero + _START_STEP, zero, scale)
+        of_each = xp.zeros((len(likelihood),))
+        kernel = Kernel(position, of_each, xp.zeros_like(position), zero + _START_STEP, scale, zero)
         return State(kernel, backend.asarray(likelihood), zero, none, none)
 
     def _stage(self, target: Target, driver: Driver, seed: int, state: State, stage: int) -> tuple[State, Any]:
@@ -164,7 +166,7 @@ class SMC(Engine):
             drawn = tempered_moves.noise(target, 3 * seed + 1, stage * self.max_moves + done, count, len(position))
             return compiled(moving, drawn, temperature, target.arrays)
 
-        moving, report, reason = driver.run(
+        moving, report, reason = driver.unwritten().run(
             advance, Moving(kernel, start), self.max_moves, label=f"{self.name} moves", chunk=tempered_moves.ROUND,
             stop=tempered_moves.far_enough(spread),
         )  # fmt: skip

@@ -77,7 +77,6 @@ class Tempering(Sampler):
 
     name: ClassVar[str] = "tempering"
     needs: ClassVar[str] = "continuous latents with proper priors"
-    resumes: ClassVar[bool] = False  # swaps are summed up over all draws at the end
 
     num_temperatures: int = 12
     preconditioner: str = "dense"
@@ -110,9 +109,9 @@ class Tempering(Sampler):
             chunk, state, self.num_samples, label=self.name, chunk=_CHUNK, thinning=self.thinning, describe=_describe
         )
         beta = np.asarray(target.backend.to_numpy(state.beta))
-        log_evidence, error = stepping_stones(report["log_likelihood"], beta)
-        rates = report["swap_rate"].mean(0)
-        trips = round_trips(report["replica"])
+        log_likelihood, rates, replica = (np.asarray(report[n]) for n in ("log_likelihood", "swap_rate", "replica"))
+        log_evidence, error = stepping_stones(log_likelihood, beta)
+        rates, trips = rates.mean(0), round_trips(replica)
         stats = {n: np.swapaxes(report[n], 0, 1) for n in ("lp", "acceptance_rate", "diverging")}
         return Outcome(
             positions=np.swapaxes(report["position"], 0, 1),
@@ -257,9 +256,7 @@ def _rows(xp: Any, x: Any, shape: tuple[int, int]) -> Any:
     return (x[:, None] + xp.zeros(shape)).reshape((-1,))
 
 
-def _add(
-    backend: Backend, learned: Learned, rate: Any, goal: float, kernel: Kernel, shape: tuple[int, int]
-) -> Learned:
+def _add(backend: Backend, learned: Learned, rate: Any, goal: float, kernel: Kernel, shape: tuple[int, int]) -> Learned:
     """One iteration more, of acceptance rates (temperatures,)."""
     xp = backend.xp
     add = backend.vmap(lambda m, x: adaptation.add_draws(xp, m, x))

@@ -78,7 +78,8 @@ def finish(journal: Checkpoint, run: Any) -> None:
         tree = to_datatree(held, dims=run.dims, coords=run.coords, attrs=run.idata_attrs())
         for name, node in tree.children.items():
             node.to_dataset().to_zarr(journal.path, group=name, mode="w", consolidated=False, zarr_format=3)
-        zarr.open_group(str(journal.path), mode="r+").attrs.put(dict(tree.attrs))
+        attrs = {n: x.tolist() if isinstance(x, np.ndarray) else x for n, x in tree.attrs.items()}
+        zarr.open_group(str(journal.path), mode="r+").attrs.put(attrs)
         zarr.consolidate_metadata(str(journal.path))
     journal.finish(found)
 

@@ -48,7 +48,7 @@ def rebuilt(tree: Any, held: Mapping[str, np.ndarray]) -> Any:
             return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(x))
         if array.shape != np.shape(x) or array.dtype != x.dtype:
             raise ValueError(f"{jax.tree_util.keystr(path)}: {array.dtype} {array.shape} for {x.dtype} {np.shape(x)}")
-        return jnp.asarray(array)
+        return array if isinstance(x, np.ndarray | np.generic) else jnp.asarray(array)
 
     return jax.tree_util.tree_map_with_path(put, tree)
 
