@@ -25,10 +25,14 @@ _COLUMNS = ("site", "kind", "distribution", "shape", "plates", "support", "notes
 
 @dataclass
 class View:
-    """A program as one backend sees it; ``error`` says why there is no more of it."""
+    """A program as one backend sees it; ``error`` says why there is no more of it.
+
+    ``counts`` (points, counts) are the values of discrete latents without a finite set at which it was evaluated.
+    """
 
     sites: list[dict[str, Any]] = field(default_factory=list)
     layout: Any = None
+    counts: np.ndarray | None = None
     values: np.ndarray | None = None
     gradients: np.ndarray | None = None
     engines: dict[str, str] = field(default_factory=dict)
@@ -100,7 +104,10 @@ def compare(program: Program, data: Any, seed: int) -> Report:
         DataError: data that do not fit the program; every other failure is reported.
     """
     names = (program.backend,) if program.backend else backends.NAMES
-    views = {name: _view(program, data, name, seed) for name in names}
+    views: dict[str, View] = {}
+    for name in names:
+        drawn = (v.counts for v in views.values() if v.counts is not None)
+        views[name] = _view(program, data, name, seed, next(drawn, None))
     seen = [v for v in views.values() if v.sites]
     report = Report(program.name, names)
     report.problems = [f"{name}: {v.error}" for name, v in views.items() if v.error]
@@ -111,7 +118,7 @@ def compare(program: Program, data: Any, seed: int) -> Report:
     return report
 
 
-def _view(program: Program, data: Any, name: str, seed: int) -> View:
+def _view(program: Program, data: Any, name: str, seed: int, counts: np.ndarray | None) -> View:
     view = View()
     try:
         room = backends.get(name)
@@ -120,7 +127,8 @@ def _view(program: Program, data: Any, name: str, seed: int) -> View:
             view.sites = [_row(target, site) for site in target.sites.values()]
             view.layout = target.everything.sites
             view.engines = _engines(target)
-            view.values, view.gradients = _evaluate(target, seed)
+            view.counts = _drawn_counts(target, seed) if counts is None else counts
+            view.values, view.gradients = _evaluate(target, seed, view.counts)
             view.error = _not_finite(view)
     except DataError:
         raise
@@ -162,7 +170,7 @@ def _support(constraint: Any) -> str:
 def _notes(target: Target, site: Site) -> list[str]:
     notes = []
     if site.discrete and site.kind == "latent":
-        count = f"{site.cardinality} values" if site.cardinality else "endless: cannot be summed out"
+        count = f"{site.cardinality} values" if site.cardinality else "endless: not summed out but drawn, by 'gibbs'"
         notes.append(f"discrete, {count}")
     if site.improper:
         notes.append("improper: needs data to have a posterior, no prior draws")
@@ -176,20 +184,35 @@ def _notes(target: Target, site: Site) -> list[str]:
 # Densities --------------------------------------------------------------------------------------------------------
 
 
-def _evaluate(target: Target, seed: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+def _drawn_counts(target: Target, seed: int) -> np.ndarray:
+    """Of the prior, for both backends."""
+    host, drawn = target.backend.to_numpy, (target.draw(seed + i) for i in range(_POINTS))
+    rows = [[np.ravel(host(sites[n].value)) for n in target.counts.names] for sites in drawn]
+    return np.stack([np.concatenate([np.zeros(0), *row]) for row in rows])
+
+
+def _evaluate(target: Target, seed: int, counts: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Log density (points,) and its gradient (points, dim) at points that depend on seed and dim alone."""
     if not target.everything.dim or target.subsampled:
         return None, None
-    target.require_enumeration("pg.check")
-    backend = target.backend
+    if not target.counts.names:
+        target.require_enumeration("pg.check")
+    backend, xp = target.backend, target.backend.xp
     points = np.random.default_rng(seed).uniform(-_RADIUS, _RADIUS, (_POINTS, target.everything.dim))
-    evaluate = target.value_and_grad()
-    value, gradient = backend.to_numpy(evaluate(backend.asarray(points), target.arrays))
+
+    def log_density(u: Any, z: Any, arrays: Any) -> Any:
+        return target.log_density(xp.concatenate([u, z]), arrays)
+
+    evaluate = backend.compile(backend.vmap(backend.value_and_grad(log_density), in_axes=(0, 0, None)))
+    value, gradient = backend.to_numpy(evaluate(*map(backend.asarray, (points, counts)), target.arrays))
     return np.asarray(value), np.asarray(gradient)
 
 
 def _not_finite(view: View) -> str:
+    """A problem in words; counts of the prior may well be impossible beside the data."""
     if view.values is None or (np.isfinite(view.values).any() and not np.isnan(view.values).any()):
+        return ""
+    if view.counts is not None and view.counts.size and not np.isnan(view.values).any():
         return ""
     return f"the log density is {view.values.tolist()} at {_POINTS} uniform starts: no finite one, or not a number"
 
