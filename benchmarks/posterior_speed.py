@@ -84,8 +84,7 @@ def _jitted(name: str) -> Callable[[], Any]:
     import jax
     from numpyro.infer import NUTS
 
-    model, given = _numpyro_model(name), data(name)
-    statics = {n: v for n, v in given.items() if not isinstance(v, np.ndarray)}
+    model, arrays, statics = _split(name)
 
     @jax.jit
     def chains(key: Any, arrays: Any) -> Any:
@@ -102,8 +101,14 @@ def _jitted(name: str) -> Callable[[], Any]:
         z = jax.tree.map(lambda x: x[_WARMUP:].swapaxes(0, 1), z)
         return jax.vmap(jax.vmap(kernel.postprocess_fn((), all_given)))(z)
 
-    arrays = {n: v for n, v in given.items() if n not in statics}
     return _drawn(name, chains, arrays)
+
+
+def _split(name: str) -> tuple[Callable[..., Any], dict[str, Any], dict[str, Any]]:
+    """A model, and its data as what a jitted function is given and what it is compiled for."""
+    given = data(name)
+    arrays = {n: v for n, v in given.items() if isinstance(v, np.ndarray)}
+    return _numpyro_model(name), arrays, {n: v for n, v in given.items() if n not in arrays}
 
 
 def _drawn(name: str, chains: Any, arrays: Any) -> Callable[[], Any]:
@@ -123,8 +128,7 @@ def _blackjax(name: str) -> Callable[[], Any]:
     import jax
     from numpyro.infer.util import initialize_model
 
-    model, given = _numpyro_model(name), data(name)
-    statics = {n: v for n, v in given.items() if not isinstance(v, np.ndarray)}
+    model, arrays, statics = _split(name)
 
     @jax.jit
     def chains(key: Any, arrays: Any) -> Any:
@@ -148,7 +152,6 @@ def _blackjax(name: str) -> Callable[[], Any]:
 
         return jax.vmap(chain)(jax.random.split(key, _CHAINS))
 
-    arrays = {n: v for n, v in given.items() if n not in statics}
     return _drawn(name, chains, arrays)
 
 

@@ -82,7 +82,7 @@ class AIS(Engine):
     def __post_init__(self) -> None:
         positive(self, "num_particles", "num_chains", "num_temperatures", "max_steps")
         between(self, 0, 1, "target_accept_prob")
-        one_of(self, "preconditioner", ("dense", "diagonal", "identity"))
+        one_of(self, "preconditioner", tempered_moves.PRECONDITIONERS)
         one_of(self, "reverse", (True, False))
         if self.num_particles < 25:
             raise ValueError(f"num_particles must be at least 25, got {self.num_particles}")

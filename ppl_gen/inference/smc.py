@@ -80,7 +80,7 @@ class SMC(Engine):
     def __post_init__(self) -> None:
         positive(self, "num_particles", "num_chains", "max_moves", "max_steps")
         between(self, 0, 1, "ess_fraction", "target_accept_prob")
-        one_of(self, "preconditioner", ("dense", "diagonal", "identity"))
+        one_of(self, "preconditioner", tempered_moves.PRECONDITIONERS)
         if self.num_particles < 20:
             raise ValueError(f"num_particles must be at least 20, got {self.num_particles}")
 

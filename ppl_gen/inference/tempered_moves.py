@@ -13,6 +13,7 @@ from ppl_gen.inference.chees import ChEES
 from ppl_gen.inference.trajectories import State
 from ppl_gen.target import Target
 
+PRECONDITIONERS = ("dense", "diagonal", "identity")
 LENGTH = np.pi  # of trajectories at most, in standard deviations: half of a Gaussian's period
 ROUND = 4  # moves between two looks at how far the particles have come
 _GAIN = 1.0  # of the log step size, by the acceptance rate of all particles

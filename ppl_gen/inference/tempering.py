@@ -85,7 +85,7 @@ class Tempering(Sampler):
     def __post_init__(self) -> None:
         super().__post_init__()
         positive(self, "num_temperatures", "max_steps")
-        one_of(self, "preconditioner", ("dense", "diagonal", "identity"))
+        one_of(self, "preconditioner", tempered_moves.PRECONDITIONERS)
         if self.num_temperatures < 2:
             raise ValueError("num_temperatures must be at least 2: the prior and the posterior")
         if self.init is not None or self.start != "uniform":
