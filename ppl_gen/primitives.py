@@ -80,10 +80,12 @@ def module(name: str, net: Any) -> Callable[..., Any]:
     """A network (flax.nnx on NumPyro, torch.nn on Pyro) whose weights are params ``{name}.{path}``.
 
     Args:
-        net: the network, or a function without arguments that makes it; for a portable program a dict of them,
-            ``{"jax": ..., "torch": ...}``.
+        net: one of ``ppl_gen.nets``, which lives on both; else the network itself, or a function without arguments
+            that makes it, for a portable program a dict of them, ``{"jax": ..., "torch": ...}``.
     """
     active = backends.active()
+    if hasattr(net, "build"):
+        net = functools.partial(net.build, active.array_library)
     if isinstance(net, Mapping):
         if active.array_library not in net:
             raise KeyError(f"module {name!r} has networks for {sorted(net)}: expected one for {active.array_library!r}")

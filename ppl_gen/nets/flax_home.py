@@ -1,0 +1,149 @@
+"""Networks as flax.nnx modules; ``torch_home`` is the mirror."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from ppl_gen.backends.numpyro import arrays as xp
+from ppl_gen.nets import layers
+from ppl_gen.nets.layers import Arrays
+
+
+class Network(nnx.Module):
+    """A network of a description ``net``; its parts are its attributes."""
+
+    def __init__(self, net: Any, arrays: Arrays, prefix: str = ""):
+        self.net = net
+        for name, part in net.parts().items():
+            path = f"{prefix}{name}"
+            made = (
+                nnx.List(_part(x, arrays, f"{path}.{i}") for i, x in enumerate(part))
+                if isinstance(part, tuple)
+                else _part(part, arrays, path)
+            )
+            setattr(self, name, made)
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        return self.net.forward(Functions, self, *inputs, **options)
+
+
+def build(net: Any, arrays: Arrays) -> Network:
+    """The network with these weights."""
+    return Network(net, arrays)
+
+
+def weights(network: Network) -> Arrays:
+    """By path."""
+    leaves = jax.tree_util.tree_leaves_with_path(nnx.state(network, nnx.Param))
+    return {_path(path): np.asarray(x) for path, x in leaves}
+
+
+def load(network: Network, arrays: Mapping[str, np.ndarray]) -> None:
+    """Weights into their places; all are there, in their shapes."""
+    state = nnx.state(network, nnx.Param)
+    put = jax.tree_util.tree_map_with_path(lambda path, x: jnp.asarray(arrays[_path(path)], x.dtype), state)
+    nnx.update(network, put)
+
+
+def _path(path: Any) -> str:
+    parts = (str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", "")))) for k in path)
+    return ".".join(p for p in parts if p and p != "value")
+
+
+def _part(part: Any, arrays: Arrays, path: str) -> Any:
+    if hasattr(part, "parts"):
+        return Network(part, arrays, f"{path}.")
+    held = {n.rpartition(".")[2]: x for n, x in arrays.items() if n.rpartition(".")[0] == path}
+    return LAYERS[type(part)](part, held)
+
+
+class _Layer(nnx.Module):
+    """A layer of a description ``layer``, with its arrays as params."""
+
+    def __init__(self, layer: Any, arrays: Arrays):
+        self.layer = layer
+        for name, x in arrays.items():
+            setattr(self, name, nnx.Param(jnp.asarray(x)))
+
+
+class Linear(_Layer):
+    def __call__(self, x: Any) -> Any:
+        layers.check_features(self.layer, x.shape[-1])
+        mask = self.layer.mask()
+        kernel = self.kernel[...] if mask is None else self.kernel[...] * jnp.asarray(mask, self.kernel.dtype)
+        y = x @ kernel
+        return y + self.bias[...] if self.layer.bias else y
+
+
+class Conv(_Layer):
+    def __call__(self, x: Any) -> Any:
+        layers.check_features(self.layer, x.shape[-1])
+        mask = self.layer.mask()
+        kernel = self.kernel[...]
+        if mask is not None:
+            kernel = kernel * jnp.asarray(mask, kernel.dtype)[:, :, None, None]
+        rows = x.reshape((-1, *x.shape[-3:])).astype(kernel.dtype)
+        stride = (self.layer.stride, self.layer.stride)
+        y = jax.lax.conv_general_dilated(
+            rows, kernel, stride, self.layer.padding(), dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        y = y + self.bias[...] if self.layer.bias else y
+        return y.reshape((*x.shape[:-3], *y.shape[1:]))
+
+
+class Embedding(_Layer):
+    def __call__(self, index: Any) -> Any:
+        return jnp.take(self.embedding[...], jnp.asarray(index, int), axis=0)
+
+
+class LayerNorm(_Layer):
+    def __call__(self, x: Any) -> Any:
+        return _normalised(x, -1) * self.scale[...] + self.bias[...]
+
+
+class GroupNorm(_Layer):
+    def __call__(self, x: Any) -> Any:
+        groups = self.layer.num_groups
+        split = x.reshape((*x.shape[:-1], groups, x.shape[-1] // groups))
+        return _normalised(split, (-4, -3, -1)).reshape(x.shape) * self.scale[...] + self.bias[...]
+
+
+LAYERS = {
+    layers.Linear: Linear,
+    layers.Conv: Conv,
+    layers.Embedding: Embedding,
+    layers.LayerNorm: LayerNorm,
+    layers.GroupNorm: GroupNorm,
+}
+
+
+def _normalised(x: Any, axis: Any) -> Any:
+    centred = x - x.mean(axis, keepdims=True)
+    return centred * jax.lax.rsqrt((centred**2).mean(axis, keepdims=True) + layers.EPSILON)
+
+
+class Functions:
+    """What a forward pass is given."""
+
+    xp = xp
+
+    @staticmethod
+    def activation(name: str, x: Any) -> Any:
+        """One of :data:`layers.ACTIVATIONS`."""
+        return x if name == "identity" else getattr(jax.nn if name != "tanh" else jnp, name)(x)
+
+    @staticmethod
+    def attention(query: Any, key: Any, value: Any, mask: Any) -> Any:
+        """softmax(q k^T / sqrt(features)) v of (..., time, heads, features), where ``mask`` (..., time, key) holds."""
+        return jax.nn.dot_product_attention(query, key, value, mask=mask[..., None, :, :])
+
+    @staticmethod
+    def upsample(x: Any) -> Any:
+        """Every pixel of (..., height, width, features) twice in both directions."""
+        return jnp.repeat(jnp.repeat(x, 2, axis=-3), 2, axis=-2)
