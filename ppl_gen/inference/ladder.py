@@ -18,7 +18,7 @@ from ppl_gen.target import Target
 
 STARTS = ("uniform", "pathfinder", "laplace")
 
-_FEWEST_PATHS, _MOST_PATHS, _MOST_COORDINATES = 8, 16, 50_000  # the last of all paths together
+_FEWEST_PATHS, _MOST_PATHS, _MOST_COORDINATES = 8, 16, 10_000  # the last of all paths together
 _ELBO_DRAWS, _WEIGHED_DRAWS, _HISTORY, _MAX_STEPS = 8, 512, 6, 300
 _SPREAD = 1.5  # times an approximation's standard deviations: R-hat tells chains that have forgotten wide starts
 _DROP, _DROPPED = 2.0, 3.0  # times what a Gaussian's log density falls by, and more, that a start may lie below

@@ -11,6 +11,7 @@ from ppl_gen.backends.protocol import UnsupportedError
 from ppl_gen.checks import ProgramError
 from ppl_gen.expectation import Expectation, local_latents
 from ppl_gen.inference.engine import Outcome
+from ppl_gen.results.constraining import constrain
 from ppl_gen.target import Target
 
 Draws = Mapping[str, np.ndarray]
@@ -27,18 +28,6 @@ def drawn(target: Target, outcome: Outcome) -> tuple[Draws, Draws, Draws]:
         posterior.update(constrain(target, outcome.positions))
     posterior, params = relabelled(target, posterior, outcome.params)
     return posterior, outcome.stats, params
-
-
-def constrain(target: Target, positions: np.ndarray) -> dict[str, np.ndarray]:
-    """Unconstrained positions (chain, draw, dim) -> latents and deterministics, name -> (chain, draw, ...)."""
-    mapped = target.compiled(
-        "constrain",
-        lambda: target.backend.map_draws(lambda u, key, arrays: target.constrain(u, arrays), batch_size=4096),
-    )
-    flat = target.backend.from_numpy(positions.reshape(-1, positions.shape[-1]))
-    values = target.backend.to_numpy(mapped(flat, 0, target.arrays))
-    found = {n: np.asarray(v).reshape(*positions.shape[:2], *v.shape[1:]) for n, v in values.items()}
-    return {n: x.astype(np.int64) if n in target.counts.names else x for n, x in found.items()}
 
 
 def relabelled(target: Target, posterior: Any, params: Any) -> tuple[dict[str, Any], dict[str, Any]]:
