@@ -1,7 +1,8 @@
 """MALA with its draws on disk, against the same run in memory, at several lengths.
 
 What is timed is the whole of pg.infer, with the groups that ArviZ reads and the diagnostics. Memory is what the process
-took at most from its start until all draws were there; the diagnostics then take one variable after the other.
+took at most from its start until all draws of its first run were there; the diagnostics then take one variable after
+the other.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def _run(case: str, place: Path | None) -> Callable[[], dict[str, float]]:
 
     def noted(*args: Any) -> Any:
         nonlocal drawn
-        drawn = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        drawn = drawn or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         return of(results.Run, *args)
 
     def once() -> dict[str, float]:

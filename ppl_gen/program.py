@@ -261,7 +261,7 @@ class Bound:
         for i in range(0, self.num_rows, block_rows):
             yield self._rows(names, slice(i, i + block_rows))
 
-    def part(self, names: Collection[str], rows: slice) -> Bound:
+    def part(self, names: Collection[str], rows: slice | np.ndarray) -> Bound:
         """The same program on some rows of the arguments ``names``."""
         return self.program.bind(self._rows(names, rows), self.backend, self._setting)
 
@@ -269,7 +269,7 @@ class Bound:
         """Another program of the same arguments on the same data."""
         return program.bind(self.data, self.backend, self._setting, block_rows)
 
-    def _rows(self, names: Collection[str], rows: slice) -> Any:
+    def _rows(self, names: Collection[str], rows: slice | np.ndarray) -> Any:
         """The data with some rows of the arguments ``names`` in the place of all."""
         return self._arguments({**self.host, **{n: np.array(self.host[n][rows]) for n in names}})
 

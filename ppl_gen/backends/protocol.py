@@ -191,6 +191,9 @@ class Backend(Protocol):
     def trace(self) -> Callable[[Callable[[], Any], Request], dict[str, Site]]: ...
     @property
     def draws(self) -> Callable[[Callable[[Tree], Any]], Callable[[Tree, int], dict[str, Site]]]: ...
+    # divergence(q, p): Kullback-Leibler, of the batch shape; None where these two have no closed form.
+    @property
+    def divergence(self) -> Callable[[Any, Any], Array | None]: ...
     @property
     def bijection(self) -> Callable[[Any], Bijection]: ...
     @property
@@ -229,6 +232,8 @@ class Backend(Protocol):
     @property
     def hessian(self) -> Callable[[Callable[..., Array]], Callable[..., Array]]: ...
     @property
+    def stopped(self) -> Callable[[Array], Array]: ...  # without its gradient
+    @property
     def vmap(self) -> Callable[..., Callable[..., Tree]]: ...
 
     # Compilation. compile(f, calls=); scan(step, calls=) -> advance(state, inputs, *constants);
@@ -249,10 +254,13 @@ class Backend(Protocol):
     @property
     def map_draws(self) -> Callable[..., Callable[..., Tree]]: ...
 
-    # Randomness. key(seed) for one run of a program; noise(seed, index, spec, num_steps), spec: name -> (kind, shape),
+    # Randomness. key(seed) for one run of a program; keys(seed, start, count) -> {"key": one for each step}, nothing
+    # where there is a generator; noise(seed, index, spec, num_steps), spec: name -> (kind, shape),
     # kind "normal" or "uniform", gives arrays (num_steps, *shape).
     @property
     def key(self) -> Callable[[int], Any]: ...
+    @property
+    def keys(self) -> Callable[[int, int, int], dict[str, Array]]: ...
     @property
     def noise(self) -> Callable[[int, int, Mapping[str, tuple[str, tuple[int, ...]]], int], dict[str, Array]]: ...
 
@@ -283,9 +291,12 @@ class Backend(Protocol):
     @property
     def from_first_process(self) -> Callable[[Tree], Tree]: ...
 
-    # Native algorithms. minimise(f, method=, learning_rate=, calls=) -> (init, advance).
+    # Native algorithms. minimise(f, method=, learning_rate=, calls=) -> (init, advance); descend(loss, optimizer=,
+    # learning_rate=, clip_norm=, ema=, calls=) -> (init, advance), by minibatches.
     @property
     def minimise(self) -> Callable[..., tuple[Callable[..., Tree], Callable[..., tuple[Tree, Array]]]]: ...
+    @property
+    def descend(self) -> Callable[..., tuple[Callable[[Tree], Tree], Callable[..., tuple[Tree, Tree]]]]: ...
     @property
     def svi(self) -> Callable[..., NativeSVI]: ...
     @property

@@ -14,18 +14,21 @@ from ppl_gen.capabilities import Starts
 from ppl_gen.checks import ProgramError, in_short, name_bad_sites
 from ppl_gen.inference import importance
 from ppl_gen.inference.driver import Driver
-from ppl_gen.inference.engine import Engine, Outcome, between, one_of, positive
+from ppl_gen.inference.elbo import BOUNDS
+from ppl_gen.inference.engine import Outcome, between, one_of, positive
 from ppl_gen.inference.laplace import laplace
 from ppl_gen.inference.starts import check_init
-from ppl_gen.program import GUIDES
+from ppl_gen.inference.training import Training, fit, rows_of
+from ppl_gen.program import GUIDES, Program
 from ppl_gen.target import Target
 
 _CHUNK, _WINDOW = 500, 100  # steps in a compiled call; steps whose losses are averaged
-_ELBOS = ("auto", "trace", "mean_field", "enum", "iwae", "renyi")
+_BLOCK = 1024  # rows that the program is looked at with where it trains by minibatches
+_ELBOS = ("auto", "trace", "mean_field", "enum", "iwae", "renyi", "dreg")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SVI(Engine):
+class SVI(Training):
     """Maximises a bound on the log evidence over a guide's parameters (Hoffman et al. 2013; Kucukelbir et al. 2017).
 
     Attributes:
@@ -33,8 +36,10 @@ class SVI(Engine):
             "low_rank", "delta" (a point), "laplace" (a Gaussian at the mode). The program's own where None, else
             "normal".
         elbo: "trace"; "mean_field" (closed-form KL); "enum" (discrete latents summed out); "iwae" (importance-weighted,
-            Burda et al. 2016); "renyi" (Li & Turner 2016). "auto" is "enum" with discrete latents, else "trace".
-        num_particles: draws for each estimate of the bound; at least 2 for "iwae" and "renyi".
+            Burda et al. 2016); "renyi" (Li & Turner 2016); with a ``batch_size`` also "dreg", which is "iwae" with the
+            doubly reparameterised gradient (Tucker et al. 2019). "auto" is "enum" with discrete latents, else "trace".
+        num_particles: draws for each estimate of the bound, with a ``batch_size`` for each row; at least 2 for "iwae",
+            "renyi" and "dreg".
         alpha: order of "renyi"; 0 is "iwae".
         num_steps: updates at most.
         optimizer, learning_rate: a name ("adam", ...) or an optax / torch optimiser.
@@ -43,6 +48,9 @@ class SVI(Engine):
         num_samples: draws from the fitted guide.
         rank: of "low_rank".
         init: site -> value (constrained) at which an autoguide starts; elsewhere where the model says, or at random.
+
+    With a ``batch_size`` it trains as :class:`~ppl_gen.inference.training.Training` says, by minibatches of the rows of
+    a plate and a guide that is a function; ``history`` then holds means over rows.
     """
 
     name: ClassVar[str] = "svi"
@@ -63,6 +71,7 @@ class SVI(Engine):
     init: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         positive(self, "num_steps", "num_particles", "num_samples", "patience")
         one_of(self, "elbo", _ELBOS)
         between(self, 0, math.inf, "learning_rate")
@@ -72,12 +81,16 @@ class SVI(Engine):
             one_of(self, "guide", GUIDES)
         elif self.guide is not None and not callable(self.guide):
             raise TypeError(f"guide must be a function or one of {', '.join(GUIDES)}, got {type(self.guide).__name__}")
-        if self.elbo in ("iwae", "renyi") and self.num_particles < 2:
+        if self.elbo in ("iwae", "renyi", "dreg") and self.num_particles < 2:
             raise ValueError(
                 f"elbo={self.elbo!r} weighs particles against each other: num_particles must be at least 2"
             )
         if self.elbo == "renyi" and self.alpha == 1:
             raise ValueError("alpha=1 is the ordinary bound: use elbo='trace'")
+        if self.batch_size is not None and self.elbo not in ("auto", *BOUNDS):
+            raise ValueError(f"elbo={self.elbo!r} takes all rows at once: leave out batch_size, or use one of {BOUNDS}")
+        if self.batch_size is None and self.elbo == "dreg":
+            raise ValueError("elbo='dreg' goes by minibatches: set batch_size")
 
     def check(self, target: Target) -> None:
         target.require_enumeration(self.name)
@@ -97,6 +110,17 @@ class SVI(Engine):
             _check_autoguide(target, guide)
         else:
             _check_guide(target, guide)
+        if self.batch_size is not None:
+            rows_of(target, self.name)
+            if isinstance(guide, str) and target.layout.dim:
+                raise UnsupportedError(
+                    f"svi with a batch_size needs a guide that is a function of the rows, and that of "
+                    f"{target.program.name} is {guide!r}: pass guide=, or subsample a plate and leave out batch_size"
+                )
+
+    def rows_at_once(self, program: Program) -> int | None:
+        """By minibatches those of a block stand for all of a model that names its rows."""
+        return None if self.batch_size is None else _BLOCK
 
     def _start(self, target: Target, seed: int) -> dict[str, Any]:
         """Where an autoguide starts: from a random point, that of a mixture mostly ends with components unused."""
@@ -116,6 +140,8 @@ class SVI(Engine):
             _judge(outcome, weights)
             outcome.attrs["guide"] = "laplace"
             return outcome
+        if self.batch_size is not None:
+            return fit(self, target, (lambda *_, **__: None) if isinstance(guide, str) else guide, driver, seed)
         native, chosen = self._native(target, guide)
         state = native.init(seed, target.arrays, self._start(target, seed))
         state, report, watch = self._loop(target, driver, native, state)

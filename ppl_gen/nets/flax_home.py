@@ -114,12 +114,18 @@ class GroupNorm(_Layer):
         return _normalised(split, (-4, -3, -1)).reshape(x.shape) * self.scale[...] + self.bias[...]
 
 
+class Weight(_Layer):
+    def __call__(self) -> Any:
+        return self.array[...]
+
+
 LAYERS = {
     layers.Linear: Linear,
     layers.Conv: Conv,
     layers.Embedding: Embedding,
     layers.LayerNorm: LayerNorm,
     layers.GroupNorm: GroupNorm,
+    layers.Weight: Weight,
 }
 
 
@@ -132,6 +138,7 @@ class Functions:
     """What a forward pass is given."""
 
     xp = xp
+    stopped = staticmethod(jax.lax.stop_gradient)
 
     @staticmethod
     def activation(name: str, x: Any) -> Any:

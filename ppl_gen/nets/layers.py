@@ -128,6 +128,17 @@ class GroupNorm:
         return {"scale": np.ones(self.features, "f4"), "bias": np.zeros(self.features, "f4")}
 
 
+@dataclass(frozen=True)
+class Weight:
+    """An array by itself: a call without arguments gives it. It starts with a standard deviation of ``gain``."""
+
+    shape: tuple[int, ...]
+    gain: float = 0.0
+
+    def start(self, rng: np.random.Generator) -> Arrays:
+        return {"array": _as_float(self.gain * rng.normal(size=self.shape))}
+
+
 EPSILON = 1e-5  # added to variances in norms
 
 ACTIVATIONS = ("relu", "silu", "gelu", "elu", "tanh", "sigmoid", "softplus", "leaky_relu", "identity")

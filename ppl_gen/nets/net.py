@@ -29,7 +29,8 @@ class Net:
         """What comes out.
 
         Args:
-            f: functions of the library: ``f.xp`` as in programs, ``f.activation``, ``f.attention``, ``f.upsample``.
+            f: functions of the library: ``f.xp`` as in programs, ``f.activation``, ``f.attention``, ``f.upsample``,
+                and ``f.stopped``, which takes the gradient away.
             p: the parts, as attributes that are called.
         """
         raise TypeError(f"{type(self).__name__} defines no forward")

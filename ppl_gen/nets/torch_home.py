@@ -15,7 +15,7 @@ from ppl_gen.nets.layers import Arrays
 
 _TO_TORCH = {2: (1, 0), 4: (3, 2, 0, 1)}  # axes of kernels in torch's order
 _FROM_TORCH = {2: (1, 0), 4: (2, 3, 1, 0)}
-_NAMES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
+_NAMES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias", "array": "array"}
 
 
 class Network(torch.nn.Module):
@@ -124,12 +124,22 @@ class GroupNorm(torch.nn.GroupNorm):
         return super().forward(rows).permute(0, 2, 3, 1).reshape(x.shape)
 
 
+class Weight(torch.nn.Module):
+    def __init__(self, layer: layers.Weight):
+        super().__init__()
+        self.holds, self.array = ("array",), torch.nn.Parameter(torch.zeros(layer.shape))
+
+    def forward(self) -> torch.Tensor:
+        return self.array
+
+
 LAYERS: dict[type, Any] = {
     layers.Linear: Linear,
     layers.Conv: Conv,
     layers.Embedding: Embedding,
     layers.LayerNorm: LayerNorm,
     layers.GroupNorm: GroupNorm,
+    layers.Weight: Weight,
 }
 
 
@@ -137,6 +147,7 @@ class Functions:
     """What a forward pass is given."""
 
     xp = xp
+    stopped = staticmethod(torch.Tensor.detach)
 
     @staticmethod
     def activation(name: str, x: torch.Tensor) -> torch.Tensor:

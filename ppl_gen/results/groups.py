@@ -91,6 +91,8 @@ def _write(path: Path, target: Target, outcome: Outcome) -> dict[str, Any]:
     done = 0
     for draws, stats in _blocks(target, outcome):
         groups = {n: g for n, g in (("posterior", draws), ("sample_stats", stats)) if g}
+        if not groups:  # a run of params alone
+            continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             tree = to_datatree(groups, dims=dims, coords=coords)

@@ -16,6 +16,7 @@ from ppl_gen.inference.engine import Engine, Outcome, resolve
 from ppl_gen.program import Bound, Program
 from ppl_gen.results import identity, latents, naming, predicting, storage
 from ppl_gen.results.diagnose import diagnose
+from ppl_gen.results.guided import Guided
 from ppl_gen.target import Target
 
 _MOST_LOG_LIKELIHOODS = 20_000_000
@@ -33,7 +34,7 @@ class Setting:
 
 
 @dataclass
-class Run:
+class Run(Guided):
     """The result of an engine, whichever engine made it.
 
     Attributes:
@@ -195,7 +196,8 @@ class Run:
         """log p(x) of each datum under the fitted model; :attr:`log_prob_kind` says what kind of number it is.
 
         A point estimate gives log p(x | estimate); draws give log of the mean of p(x | draw) over the draws.
-        Discrete latents are summed out.
+        Discrete latents are summed out. After training with a guide of the latents of each datum it is the importance-
+        weighted bound of 100 draws; :meth:`log_weights` takes more.
 
         Raises:
             UnsupportedError: latents of each datum that cannot be integrated out exactly.
@@ -206,6 +208,8 @@ class Run:
             target.require_full_data("log_prob")
             return predicting.log_prob(target, self._without_locals(), self.params)
 
+        if self.guided:
+            return self._bounds(data)
         parts = self._by_rows(of_rows, data)
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
@@ -263,11 +267,13 @@ class Run:
 
     @property
     def log_prob_kind(self) -> str:
-        """"exact" for a point estimate, "estimate" for a Monte Carlo average over draws, one from a q among them.
+        """"exact" for a point estimate, "estimate" for a Monte Carlo average over draws, "lower bound" by a guide.
 
         "unavailable" where latents of each datum are left that cannot be integrated out, as after ``mcem`` and ``vbem``
         on programs that are not linear-Gaussian in them: :meth:`log_prob` raises there.
         """
+        if self.guided:
+            return "lower bound"
         if self._locals():
             with self._scope():
                 exact = predicting.is_exact(self._target(), self._without_locals(), self.params)

@@ -13,6 +13,7 @@ from ppl_gen.backends.batching import sparing
 from ppl_gen.backends.numpyro import (
     arrays,
     compiling,
+    descent,
     devices,
     distributions,
     first_run,
@@ -51,6 +52,7 @@ class NumPyroBackend:
     scale = staticmethod(tracing.scale)
     observing = staticmethod(tracing.Observing)
     bijection = staticmethod(distributions.bijection)
+    divergence = staticmethod(distributions.divergence)
 
     asarray = staticmethod(compiling.asarray)
     to_numpy = staticmethod(compiling.to_numpy)
@@ -58,6 +60,7 @@ class NumPyroBackend:
     value_and_grad = staticmethod(jax.value_and_grad)
     grad = staticmethod(jax.grad)
     hessian = staticmethod(jax.hessian)
+    stopped = staticmethod(jax.lax.stop_gradient)
     vmap = staticmethod(sparing(jax.vmap, jax.tree.leaves, jax.tree.map))
     compile = staticmethod(compiling.compile)
     scan = staticmethod(compiling.scan)
@@ -67,6 +70,7 @@ class NumPyroBackend:
     map_draws = staticmethod(compiling.map_draws)
     noise = staticmethod(randomness.noise)
     key = staticmethod(randomness.key)
+    keys = staticmethod(randomness.keys)
     leaves = staticmethod(states.leaves)
     rebuilt = staticmethod(states.rebuilt)
     generator = staticmethod(states.generator)
@@ -77,6 +81,7 @@ class NumPyroBackend:
     sum_over_processes = staticmethod(processes.sum_over_processes)
     from_first_process = staticmethod(processes.from_first_process)
     minimise = staticmethod(optimisers.minimise)
+    descend = staticmethod(descent.descend)
     optimiser = staticmethod(optimisers.optimiser)
     svi = native.NumPyroSVI
     hmc = native.NumPyroHMC

@@ -78,6 +78,14 @@ class Bijection:
         return tuple(self.transform.inverse_shape(tuple(shape)))
 
 
+def divergence(q: Any, p: Any) -> Any:
+    """Kullback-Leibler divergence of q from p, of their batch shape; None where they have no closed form."""
+    try:
+        return native.kl_divergence(q, p)
+    except NotImplementedError:
+        return None
+
+
 def bijection(constraint: Any) -> Bijection:
     """The map from the reals onto `constraint`; NumPyro's coordinates are the norm for both backends."""
     return Bijection(native.biject_to(constraint))

@@ -22,6 +22,11 @@ def key(seed: int) -> jax.Array:
     return jax.random.PRNGKey(seed)
 
 
+def keys(seed: int, start: int, count: int) -> dict[str, jax.Array]:
+    """A ``key`` for each of ``count`` steps from ``start``."""
+    return {"key": jax.vmap(functools.partial(jax.random.fold_in, jax.random.PRNGKey(seed)))(start + jnp.arange(count))}
+
+
 def noise(seed: int, index: int, spec: Spec, num_steps: int) -> dict[str, Any]:
     """The noise of chunk ``index``: name -> array (num_steps, *shape) of standard normals or uniforms.
 

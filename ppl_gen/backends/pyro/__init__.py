@@ -16,6 +16,7 @@ from ppl_gen.backends.protocol import Backend
 from ppl_gen.backends.pyro import (
     arrays,
     compiling,
+    descent,
     devices,
     distributions,
     native,
@@ -66,6 +67,7 @@ class PyroBackend:
     scale = staticmethod(tracing.scale)
     observing = staticmethod(tracing.Observing)
     bijection = staticmethod(distributions.bijection)
+    divergence = staticmethod(distributions.divergence)
 
     asarray = staticmethod(compiling.asarray)
     to_numpy = staticmethod(compiling.to_numpy)
@@ -73,6 +75,7 @@ class PyroBackend:
     value_and_grad = staticmethod(_value_and_grad)
     grad = staticmethod(torch.func.grad)
     hessian = staticmethod(torch.func.hessian)
+    stopped = staticmethod(torch.Tensor.detach)
     vmap = staticmethod(sparing(_vmap, pytree.tree_leaves, pytree.tree_map))
     compile = staticmethod(compiling.compile)
     scan = staticmethod(compiling.scan)
@@ -82,6 +85,7 @@ class PyroBackend:
     map_draws = staticmethod(compiling.map_draws)
     noise = staticmethod(randomness.noise)
     key = staticmethod(randomness.key)
+    keys = staticmethod(randomness.keys)
     leaves = staticmethod(states.leaves)
     rebuilt = staticmethod(states.rebuilt)
     generator = staticmethod(states.generator)
@@ -92,6 +96,7 @@ class PyroBackend:
     sum_over_processes = staticmethod(processes.sum_over_processes)
     from_first_process = staticmethod(processes.from_first_process)
     minimise = staticmethod(optimisers.minimise)
+    descend = staticmethod(descent.descend)
     optimiser = staticmethod(optimisers.optimiser)
     svi = native.PyroSVI
     hmc = native.PyroHMC

@@ -76,6 +76,14 @@ def _as_tensors(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
 globals().update({name: _constructor(name) for name in names.DISTRIBUTIONS})
 
 
+def divergence(q: Any, p: Any) -> Any:
+    """Kullback-Leibler divergence of q from p, of their batch shape; None where they have no closed form."""
+    try:
+        return torch.distributions.kl_divergence(q, p)
+    except NotImplementedError:
+        return None
+
+
 def __getattr__(name: str) -> Any:
     raise names.missing(name)
 

@@ -14,6 +14,11 @@ def key(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def keys(seed: int, start: int, count: int) -> dict[str, torch.Tensor]:
+    """None: PyTorch draws from the scope's generator."""
+    return {}
+
+
 def noise(seed: int, index: int, spec: Spec, num_steps: int) -> dict[str, torch.Tensor]:
     """The noise of chunk ``index``: name -> array (num_steps, *shape) of standard normals or uniforms."""
     device = torch.get_default_device()

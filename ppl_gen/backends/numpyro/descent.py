@@ -1,0 +1,57 @@
+"""Stochastic gradient descent: a loss, its minibatches along an axis of steps, all steps compiled whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ppl_gen.backends.numpyro.optimisers import optimiser
+
+
+def descend(
+    loss: Callable[..., Any],
+    *,
+    optimizer: Any = "adam",
+    learning_rate: float = 1e-3,
+    clip_norm: float | None = None,
+    ema: float | None = None,
+    calls: int = 1,
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """``advance(state, rows, *constants)`` descends ``loss(params, row, *constants) -> (value, report)``.
+
+    Args:
+        clip_norm: to which a gradient is shortened where it is longer.
+        ema: decay of the moving average of params that the state has beside them; None for none.
+
+    Returns:
+        ``init(params) -> state``, a dict with ``params``, ``ema`` (the params themselves where there is none) and the
+        optimiser's own; ``advance``, where each row has the ``rate`` that the step's move is multiplied by, a ``key``,
+        and whatever the loss wants; the report has the ``loss`` and the length of the gradient, ``gradient_norm``.
+    """
+    del calls
+    solver = optimiser(optimizer, learning_rate)
+
+    def init(params: Any) -> dict[str, Any]:
+        return {"params": params, "ema": () if ema is None else params, "solver": solver.init(params)}
+
+    def step(state: Any, row: Any, *constants: Any) -> tuple[Any, Any]:
+        params = state["params"]
+        (value, report), gradient = jax.value_and_grad(loss, has_aux=True)(params, row, *constants)
+        norm = optax.global_norm(gradient)
+        if clip_norm is not None:
+            factor = jnp.minimum(1.0, clip_norm / jnp.maximum(norm, 1e-30))
+            gradient = jax.tree.map(lambda g: g * factor, gradient)
+        update, held = solver.update(gradient, state["solver"], params)
+        params = optax.apply_updates(params, jax.tree.map(lambda u: u * row["rate"].astype(u.dtype), update))
+        average = state["ema"] if ema is None else optax.incremental_update(params, state["ema"], 1.0 - ema)
+        return {"params": params, "ema": average, "solver": held}, {**report, "loss": value, "gradient_norm": norm}
+
+    @jax.jit
+    def advance(state: Any, rows: Any, *constants: Any) -> tuple[Any, Any]:
+        return jax.lax.scan(lambda s, row: step(s, row, *constants), state, rows)
+
+    return init, advance

@@ -1,0 +1,77 @@
+"""Stochastic gradient descent: a loss, its minibatches along an axis of steps, loss and gradient compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ppl_gen.backends.pyro.compiling import compile
+from ppl_gen.backends.pyro.kernel_state import Remembered
+from ppl_gen.backends.pyro.optimisers import optimiser
+
+
+def descend(
+    loss: Callable[..., Any],
+    *,
+    optimizer: Any = "adam",
+    learning_rate: float = 1e-3,
+    clip_norm: float | None = None,
+    ema: float | None = None,
+    calls: int = 1,
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """``advance(state, rows, *constants)`` descends ``loss(params, row, *constants) -> (value, report)``.
+
+    Args:
+        clip_norm: to which a gradient is shortened where it is longer.
+        ema: decay of the moving average of params that the state has beside them; None for none.
+
+    Returns:
+        ``init(params) -> state``, a dict with ``params``, ``ema`` (the params themselves where there is none) and the
+        optimiser's own; ``advance``, where each row has the ``rate`` that the step's move is multiplied by, and
+        whatever the loss wants; the report has the ``loss`` and the length of the gradient, ``gradient_norm``.
+    """
+    both = torch.func.grad_and_value(loss, has_aux=True)
+
+    def evaluate(params: Any, row: Any, *constants: Any) -> tuple[Any, ...]:
+        gradient, (value, report) = both(params, row, *constants)
+        norm = torch.sqrt(sum((g.square().sum() for g in gradient.values()), start=torch.zeros(())))
+        if clip_norm is not None:
+            factor = (clip_norm / norm.clamp(min=1e-30)).clamp(max=1.0)
+            gradient = {n: g * factor for n, g in gradient.items()}
+        return gradient, {**report, "loss": value, "gradient_norm": norm}
+
+    compiled = compile(evaluate, calls=calls)
+
+    def init(params: dict[str, torch.Tensor]) -> dict[str, Any]:
+        held = {n: x.detach().clone() for n, x in params.items()}
+        solver = optimiser(optimizer, learning_rate)(list(held.values()))
+        average = () if ema is None else {n: x.clone() for n, x in held.items()}
+        return {"params": held, "ema": average, "solver": Remembered(solver.state_dict())}
+
+    def advance(state: dict[str, Any], rows: dict[str, torch.Tensor], *constants: Any) -> tuple[Any, Any]:
+        params = {n: x.clone() for n, x in state["params"].items()}
+        solver = optimiser(optimizer, learning_rate)(list(params.values()))
+        solver.load_state_dict(state["solver"].of_solver())
+        rates = [group["lr"] for group in solver.param_groups]
+        average: Any = () if ema is None else {n: x.clone() for n, x in state["ema"].items()}
+        reports = []
+        for row in (dict(zip(rows, parts, strict=True)) for parts in zip(*rows.values(), strict=True)):
+            gradient, report = compiled(params, row, *constants)
+            for name, x in params.items():
+                x.grad = gradient[name]
+            for group, rate in zip(solver.param_groups, rates, strict=True):
+                group["lr"] = rate * float(row["rate"])
+            solver.step()
+            if ema is not None:
+                torch._foreach_lerp_(list(average.values()), list(params.values()), 1.0 - ema)
+            reports.append(report)
+        for group, rate in zip(solver.param_groups, rates, strict=True):
+            group["lr"] = rate
+        for x in params.values():
+            x.grad = None
+        new = {"params": params, "ema": average, "solver": Remembered(solver.state_dict())}
+        return new, {n: torch.stack([r[n] for r in reports]) for n in reports[0]}
+
+    return init, advance

@@ -1,0 +1,93 @@
+"""Normalizing flows: the density of data as that of noise, carried over by an invertible map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ppl_gen.flows.bijector import Chain
+from ppl_gen.flows.kinds import flow
+from ppl_gen.models._options import count
+from ppl_gen.primitives import dist, module, plate, sample
+from ppl_gen.program import DataError
+
+_SPLINES = ("num_bins", "bound")
+
+
+@dataclass(frozen=True)
+class Flow:
+    """x = T(e), e ~ N(0, I), T invertible and learned: log p(x) is exact (Papamakarios et al. 2021).
+
+    Sites: ``x`` (N, D); params: the weights of ``flow``. Train it by ``engine="svi"`` with a ``batch_size``, on data of
+    about mean 0 and standard deviation 1.
+
+    Attributes:
+        kind: "realnvp", "glow", "nsf", "nsf_coupling", "maf", "iaf", "planar" or "radial".
+        features: D. num_layers: maps in a row.
+        hidden, activation: of the networks that say the maps of single numbers.
+        num_context: length of ``context`` (N, num_context), which the density is conditional on; 0 for none.
+        num_bins, bound: of splines, and half the side of the box that they are in.
+        base: ``() -> distribution`` of the noise, event shape (D,), in the place of N(0, I).
+    """
+
+    kind: str
+    features: int
+    num_layers: int = 5
+    hidden: tuple[int, ...] = (64, 64)
+    activation: str = "relu"
+    num_context: int = 0
+    num_bins: int | None = None
+    bound: float | None = None
+    base: Callable[[], Any] | None = None
+
+    outputs: ClassVar[tuple[str, ...]] = ("x",)
+    em_rows: ClassVar[tuple[str, ...]] = ("x", "context")
+
+    def __post_init__(self) -> None:
+        count("features", self.features)
+        count("num_layers", self.num_layers)
+        self.bijector()
+
+    def bijector(self) -> Chain:
+        """The map from noise to data."""
+        spline = {n: getattr(self, n) for n in _SPLINES if getattr(self, n) is not None}
+        return flow(
+            self.kind, self.features, self.num_layers, self.hidden, self.activation, self.num_context, **spline
+        )
+
+    def __call__(self, x: Any = None, context: Any = None, num_data: int | None = None) -> None:
+        """The program; ``x`` has shape (N, D)."""
+        n = (num_data or 1) if x is None else x.shape[0]
+        carry = module("flow", self.bijector())
+        with plate("data", n):
+            sample("x", pushed(self._base(), carry, self.features, context), obs=x)
+
+    def _base(self) -> Any:
+        if self.base is not None:
+            return self.base()
+        return dist.Normal(0.0, 1.0).expand([self.features]).to_event(1)
+
+    def check_data(self, data: Mapping[str, np.ndarray]) -> None:
+        """Raises DataError: another number of features, or of numbers of the context."""
+        x, context = data.get("x"), data.get("context")
+        if x is not None and (x.ndim != 2 or x.shape[1] != self.features):
+            raise DataError(f"Flow expects x of shape (N, {self.features}), got {x.shape}")
+        if context is not None and (context.ndim != 2 or context.shape[1] != self.num_context):
+            raise DataError(f"Flow expects context of shape (N, {self.num_context}), got {context.shape}")
+
+    def row_data(self, values: Mapping[str, np.ndarray], n: int) -> dict[str, int]:
+        """Arguments that make n new rows."""
+        return {"num_data": n}
+
+
+def pushed(base: Any, carry: Callable[..., Any], features: int, context: Any = None) -> Any:
+    """The distribution of what a bijector makes of draws of ``base``."""
+
+    def log_prob(x: Any) -> Any:
+        noise, log_det = carry(x, context, inverse=True)
+        return base.log_prob(noise) + log_det
+
+    return dist.FromFunctions(base, lambda noise: carry(noise, context)[0], log_prob, event_shape=(features,))

@@ -1,0 +1,147 @@
+"""Flows: the laws of invertible maps, far outside the box of splines too, and exact densities."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import ppl_gen as pg
+from ppl_gen import nets
+from ppl_gen.flows.autoregressive import Autoregressive
+from ppl_gen.flows.bijector import Inverse
+from ppl_gen.flows.coupling import Coupling
+from ppl_gen.flows.kinds import KINDS, flow
+from ppl_gen.flows.linear import Linear
+from ppl_gen.flows.maps import Affine, Spline
+from ppl_gen.flows.planar import Planar
+from ppl_gen.flows.radial import Radial
+
+D = 4
+LAYERS = {
+    "affine coupling": Coupling(D, Affine(), (8,)),
+    "swapped affine coupling": Coupling(D + 1, Affine(), (8,), swapped=True),
+    "spline coupling": Coupling(D, Spline(5, 3.0), (8,)),
+    "spline coupling with context": Coupling(D, Spline(), (8,), num_context=2),
+    "autoregressive": Autoregressive(D, Affine(), (8,)),
+    "autoregressive spline": Autoregressive(D, Spline(), (8,), order=(2, 0, 3, 1)),
+    "autoregressive with context": Autoregressive(D, Affine(), (8,), num_context=2),
+    "inverse": Inverse(Autoregressive(D, Spline(), (8,))),
+    "linear": Linear(D),
+    "planar": Planar(D),
+    "radial": Radial(D),
+    **{kind: flow(kind, D, 3, **({} if kind in ("planar", "radial") else {"hidden": (8,)})) for kind in KINDS},
+}
+
+
+@pytest.fixture(params=LAYERS)
+def layer(request):
+    return LAYERS[request.param]
+
+
+def built(layer, library):
+    """The bijector with weights that are nowhere zero, in float64, and what it is conditional on."""
+    net = layer.build(library)
+    rng = np.random.default_rng(1)
+    held = sorted(nets.weights(net).items())
+    held = {n: x.astype("f4") + 0.1 * rng.normal(size=x.shape).astype("f4") for n, x in held}
+    nets.load(net, held)
+    num_context = getattr(layer, "num_context", 0)
+    return net, (np.array([0.3, -1.0]),) if num_context else ()
+
+
+def points(layer):
+    """Most of them near, some far outside of the box."""
+    x = np.random.default_rng(2).normal(size=(40, getattr(layer, "features", D))) * 2.0
+    x[::5] *= 20.0
+    return x
+
+
+def on_jax(layer):
+    from flax import nnx
+
+    net, context = built(layer, "jax")
+    wide = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), nnx.state(net, nnx.Param))
+    nnx.update(net, wide)
+    return net, tuple(map(jnp.asarray, context))
+
+
+def test_the_way_back_leads_back(layer):
+    with pg.on("numpyro"):
+        net, context = on_jax(layer)
+        x = jnp.asarray(points(layer))
+        y, there = net(x, *context)
+        again, back = net(y, *context, inverse=True)
+    assert float(jnp.abs(y - x).max()) > 1e-4
+    np.testing.assert_allclose(again, x, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(there + back, 0.0, atol=1e-6)
+
+
+def test_the_log_determinant_is_that_of_the_jacobian(layer):
+    with pg.on("numpyro"):
+        net, context = on_jax(layer)
+        for inverse in (False, True):
+            x = jnp.asarray(points(layer))
+            _, log_det = net(x, *context, inverse=inverse)
+            jacobian = jax.vmap(jax.jacfwd(lambda row, way=inverse: net(row, *context, inverse=way)[0]))(x)
+            np.testing.assert_allclose(log_det, jnp.linalg.slogdet(jacobian)[1], rtol=1e-6, atol=1e-6)
+
+
+def test_both_libraries_map_alike(layer):
+    x, found = points(layer), []
+    with pg.on("numpyro"):
+        net, context = on_jax(layer)
+        found.append([np.asarray(v) for way in (False, True) for v in net(jnp.asarray(x), *context, inverse=way)])
+    with pg.on("pyro"), torch.no_grad():
+        net, context = built(layer, "torch")
+        net, context = net.double(), tuple(map(torch.as_tensor, context))
+        found.append([v.numpy() for way in (False, True) for v in net(torch.as_tensor(x), *context, inverse=way)])
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_flows_start_near_the_identity(kind):
+    net = flow(kind, D).build("jax")
+    x = jnp.asarray(points(LAYERS["linear"])[1:5], jnp.float32)
+    y, _ = net(x)
+    assert float(jnp.abs(y - x).max()) < (1e-4 if kind not in ("planar", "radial") else 3.0)
+
+
+def test_options_that_a_kind_has_not():
+    with pytest.raises(ValueError, match="unknown flow 'nfs': expected one of 'realnvp'"):
+        flow("nfs", 2)
+    with pytest.raises(ValueError, match="are of splines, and 'maf' has none"):
+        pg.models.Flow("maf", 2, num_bins=4)
+    with pytest.raises(ValueError, match="no networks that a context"):
+        flow("planar", 2, num_context=1)
+    with pytest.raises(ValueError, match="at least 2 features"):
+        flow("realnvp", 1)
+    with pytest.raises(pg.DataError, match=r"expects x of shape \(N, 2\), got \(5, 3\)"):
+        pg.infer(pg.models.Flow("maf", 2), np.zeros((5, 3)), "svi", batch_size=2, progress=False)
+
+
+# As models --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["numpyro", "pyro"])
+def test_a_flow_learns_a_density_which_integrates_to_one(backend):
+    """A banana: x1 ~ N(0, 1), x2 | x1 ~ N(x1^2 - 1, 0.5^2), whose entropy is known."""
+    rng = np.random.default_rng(0)
+    x1 = rng.normal(size=2000)
+    x = np.column_stack([x1, x1**2 - 1.0 + 0.5 * rng.normal(size=2000)])
+    truth = -0.5 * x1**2 - 0.5 * ((x[:, 1] - x1**2 + 1.0) / 0.5) ** 2 - np.log(2 * np.pi * 0.5)
+    run = pg.infer(
+        pg.models.Flow("nsf", 2, 2, (32,), bound=8.0), x, "svi", backend, batch_size=200, num_epochs=250,
+        learning_rate=5e-3, schedule="cosine", precision="float32", progress=False,
+    )  # fmt: skip
+    assert run.log_prob_kind == "exact"
+    assert abs(run.log_prob(x).mean() - truth.mean()) < 0.2
+    side = np.linspace(-6.0, 14.0, 401)
+    grid = np.stack(np.meshgrid(side, side, indexing="ij"), axis=-1).reshape(-1, 2)
+    mass = np.exp(run.log_prob(grid)).sum() * (side[1] - side[0]) ** 2
+    assert abs(mass - 1.0) < 0.01
+    drawn = run.sample(4000)
+    assert drawn.shape == (4000, 2) and abs(drawn.mean(0) - x.mean(0)).max() < 0.15
