@@ -85,7 +85,7 @@ def module(name: str, net: Any) -> Callable[..., Any]:
     """
     active = backends.active()
     if hasattr(net, "build"):
-        net = functools.partial(net.build, active.array_library)
+        net = functools.partial(net.build, active.array_library, backends.seed())
     if isinstance(net, Mapping):
         if active.array_library not in net:
             raise KeyError(f"module {name!r} has networks for {sorted(net)}: expected one for {active.array_library!r}")

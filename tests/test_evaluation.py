@@ -24,9 +24,11 @@ from ppl_gen import evaluation
 from ppl_gen.evaluation.pareto_khat import pareto_smooth
 
 FOLDER = Path(evaluation.__file__).parent
-NAMES = "adjusted_rand convergence ecdf_bands energy_distance ess mcse pareto_khat rhat uniformity wasserstein"
+NAMES = (
+    "adjusted_rand bits_per_dim convergence ecdf_bands energy_distance ess importance_bound mcse "
+    "pareto_khat parzen perplexity rhat uniformity wasserstein"
+)
 METRICS = NAMES.split()
-
 @pytest.fixture
 def rng():
     return np.random.default_rng(int(os.environ.get("PPL_GEN_TEST_SEED", "0")))
@@ -44,16 +46,14 @@ def by_arviz(name, draws, **options):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         az, xarray = pytest.importorskip("arviz"), pytest.importorskip("xarray")
-        return getattr(az, name)(xarray.Dataset({"x": (("chain", "draw", "k"), draws)}), **options)[
-            "x"
-        ].values
+        return getattr(az, name)(xarray.Dataset({"x": (("chain", "draw", "k"), draws)}), **options)["x"].values
 
 
 def test_metrics_are_the_files():
     assert list(evaluation.metrics()) == METRICS
     assert set(METRICS) <= set(dir(evaluation))
     assert pickle.loads(pickle.dumps(evaluation.rhat)) is evaluation.rhat
-    with pytest.raises(AttributeError, match="adjusted_rand, convergence"):
+    with pytest.raises(AttributeError, match="adjusted_rand, bits_per_dim"):
         _ = evaluation.rhatt
 
 

@@ -98,6 +98,18 @@ def test_it_ends_where_rows_kept_back_are_no_longer_better_predicted(backend):
     assert seen.argmax() == len(seen) - 6
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_same_seed_gives_the_same_run_though_its_networks_had_been_made(backend):
+    first, again, other = (trained(backend, num_epochs=1, seed=seed).params["encoder.out.bias"] for seed in (1, 1, 2))
+    assert np.array_equal(first, again) and not np.allclose(first, other)
+
+
+def test_another_seed_starts_from_other_weights():
+    runs = (trained("numpyro", num_epochs=1, learning_rate=1e-12, seed=seed) for seed in (1, 2))
+    one, other = (run.params["encoder.out.kernel"] for run in runs)
+    assert not np.allclose(one, other)
+
+
 def test_free_bits_keep_a_latent_in_use():
     charged, free = (trained("numpyro", num_epochs=30, beta=50.0, free_bits=bits) for bits in (0.0, 4.0))
     assert charged.history["divergence"][-50:].mean() < 0.5

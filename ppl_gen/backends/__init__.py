@@ -14,6 +14,7 @@ from ppl_gen.backends.protocol import Backend
 NAMES = ("numpyro", "pyro")
 
 _active: ContextVar[Backend | None] = ContextVar("ppl_gen_backend", default=None)
+_seed: ContextVar[int] = ContextVar("ppl_gen_seed", default=0)
 _networks: ContextVar[dict[str, Any] | None] = ContextVar("ppl_gen_networks", default=None)
 
 
@@ -47,13 +48,19 @@ def active() -> Backend:
 
 
 @contextmanager
-def activate(backend: Backend) -> Iterator[Backend]:
-    """Make ``backend`` the one that primitives, ``dist`` and ``xp`` speak for."""
-    token = _active.set(backend)
+def activate(backend: Backend, seed: int = 0) -> Iterator[Backend]:
+    """Make ``backend`` the one that primitives, ``dist`` and ``xp`` speak for, in a run of this seed."""
+    token, sown = _active.set(backend), _seed.set(seed)
     try:
         yield backend
     finally:
         _active.reset(token)
+        _seed.reset(sown)
+
+
+def seed() -> int:
+    """Of the run that is under way, 0 outside of any."""
+    return _seed.get()
 
 
 @contextmanager

@@ -193,6 +193,7 @@ class Fit:
         now = init(start)
         state = {"now": now, "best": self._params(now), "lowest": math.inf, "waited": 0}
         watch = _Watch(engine.patience if self.looks else None)
+        backend.key(self.seed)  # whatever was drawn before, which differs where networks had been made already
         with closing(self.feed):
             state, report, reason = driver.run(
                 self._chunk, state, self.num_steps, label=engine.name, chunk=self._chunk_size(), stop=watch,

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ppl_gen import evaluation
 from ppl_gen.backends.protocol import UnsupportedError
-from ppl_gen.evaluation.importance_bound import importance_bound
 from ppl_gen.inference.elbo import RowBound
 from ppl_gen.inference.training import rows_of
 from ppl_gen.target import Target
@@ -140,4 +140,4 @@ class Guided:
 
     def _bounds(self, data: Any) -> np.ndarray:
         """The importance-weighted bound of each datum."""
-        return importance_bound(self.log_weights(data)).value
+        return evaluation.importance_bound(self.log_weights(data)).value

@@ -92,7 +92,7 @@ class NumPyroBackend:
     ) -> Iterator[Backend]:
         """Precision and device of a run; the caller's x64 flag, default device and validation are put back.
 
-        ``seed`` is not needed here: JAX is handed its keys.
+        ``seed`` is that of networks alone: JAX is handed its keys.
         """
         if precision not in _PRECISIONS:
             raise ValueError(f"unknown precision {precision!r}: expected one of {_PRECISIONS}")
@@ -102,7 +102,7 @@ class NumPyroBackend:
             stack.enter_context(jax.enable_x64(wide))
             stack.enter_context(devices.using(device))
             stack.enter_context(numpyro.validation_enabled(False))
-            stack.enter_context(activate(self))
+            stack.enter_context(activate(self, seed))
             yield self
 
 

@@ -117,7 +117,7 @@ class PyroBackend:
             stack.enter_context(pyro.get_param_store().scope())
             stack.enter_context(pyro.validation_enabled(False))
             stack.enter_context(devices.using(device))
-            stack.enter_context(activate(self))
+            stack.enter_context(activate(self, seed))
             yield self
 
 
