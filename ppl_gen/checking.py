@@ -203,7 +203,8 @@ def _evaluate(target: Target, seed: int, counts: np.ndarray) -> tuple[np.ndarray
     def log_density(u: Any, z: Any, arrays: Any) -> Any:
         return target.log_density(xp.concatenate([u, z]), arrays)
 
-    evaluate = backend.compile(backend.vmap(backend.value_and_grad(log_density), in_axes=(0, 0, None)))
+    batched = backend.vmap(backend.value_and_grad(log_density), in_axes=(0, 0, None))
+    evaluate = target.compiled("check", lambda: backend.compile(batched))
     value, gradient = backend.to_numpy(evaluate(*map(backend.asarray, (points, counts)), target.arrays))
     return np.asarray(value), np.asarray(gradient)
 

@@ -11,7 +11,7 @@ from ppl_gen.flows.maps import Map
 from ppl_gen.nets.masked_mlp import MaskedMLP
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Autoregressive(Bijector):
     """y_i = map(x_i; what the x before i say), all at once; the way back takes the entries in turn.
 
@@ -41,13 +41,7 @@ class Autoregressive(Bijector):
 
     def back(self, f: Any, p: Any, y: Any, context: Any) -> tuple[Any, Any]:
         """After so many sweeps over all entries as there are entries, each has seen those before it at their ends."""
-        xp = f.xp
-
-        def sweep(x: Any, _: Any) -> tuple[Any, Any]:
-            return self.map.back(xp, y, p.says(x, context))[0], ()
-
-        x = y
-        for _ in range(self.features - 1):
-            x, _none = sweep(x, ())
-        x, log_det = self.map.back(xp, y, p.says(x, context))
-        return x, xp.sum(log_det, axis=-1)
+        x, log_det = y, None
+        for _ in range(self.features):
+            x, log_det = self.map.back(f.xp, y, p.says(x, context))
+        return x, f.xp.sum(log_det, axis=-1)

@@ -28,7 +28,7 @@ class Bijector(Net):
         raise TypeError(f"{type(self).__name__} defines no way back")
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Chain(Bijector):
     """One after the other, the first first."""
 
@@ -51,7 +51,7 @@ class Chain(Bijector):
         return x, total
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Inverse(Bijector):
     """A map the other way round."""
 

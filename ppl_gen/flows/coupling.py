@@ -12,7 +12,7 @@ from ppl_gen.nets.layers import check_counts
 from ppl_gen.nets.mlp import MLP
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Coupling(Bijector):
     """The first half of the entries stays, each of the second is mapped as the first says (Dinh et al. 2017).
 
@@ -52,10 +52,8 @@ class Coupling(Bijector):
         return self._mapped(f, p, y, context, self.map.back)
 
     def _mapped(self, f: Any, p: Any, x: Any, context: Any, way: Any) -> tuple[Any, Any]:
-        xp, cut = f.xp, self.features - self._kept if self.swapped else self._kept
-        one, other = x[..., :cut], x[..., cut:]
-        if self.swapped:
-            one, other = x[..., self._kept :], x[..., : self._kept]
+        xp, halves = f.xp, (x[..., : self._kept], x[..., self._kept :])
+        one, other = halves[::-1] if self.swapped else halves
         seen = with_context(xp, one, context, self.num_context)
         says = p.says(seen)
         moved, log_det = way(xp, other, says.reshape((*says.shape[:-1], other.shape[-1], self.map.size)))

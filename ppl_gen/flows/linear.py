@@ -10,7 +10,7 @@ from ppl_gen.flows.bijector import Bijector
 from ppl_gen.nets.layers import Weight, check_counts
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Linear(Bijector):
     """y = L (U + diag(e^s)) x + b, L unit lower and U strictly upper triangular.
 

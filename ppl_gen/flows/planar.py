@@ -12,7 +12,7 @@ from ppl_gen.nets.layers import Weight, check_counts
 _HALVINGS = 60
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Planar(Bijector):
     """y = x + u tanh(w . x + b) with w . u > -1, which makes it invertible (Rezende & Mohamed 2015, equation 10, A.1).
 

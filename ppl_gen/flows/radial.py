@@ -10,7 +10,7 @@ from ppl_gen.flows.bijector import Bijector
 from ppl_gen.nets.layers import Weight, check_counts
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Radial(Bijector):
     """y = x + b (x - c) / (a + |x - c|) with b > -a, so that it is invertible (Rezende & Mohamed 2015, eq. 14, A.2)."""
 

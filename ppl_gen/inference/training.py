@@ -183,7 +183,6 @@ class Fit:
         """The params, constrained; the history of each step; and why training ended."""
         engine, backend = self.engine, self.target.backend
         start = self.trainer.start(self.seed)
-        self.seen.constraints = self.trainer.constraints
         init, advance = backend.descend(
             self.trainer.loss, optimizer=engine.optimizer, learning_rate=engine.learning_rate,
             clip_norm=engine.clip_norm, ema=engine.ema, calls=self.num_steps,
@@ -197,15 +196,12 @@ class Fit:
         with closing(self.feed):
             state, report, reason = driver.run(
                 self._chunk, state, self.num_steps, label=engine.name, chunk=self._chunk_size(), stop=watch,
-                describe=lambda r: f"ELBO {-r['loss'].mean():.2f}, {self._speed(r)}",
+                describe=lambda r: f"ELBO {-r['loss'].mean():.2f}, gradient {r['gradient_norm'].mean():.2g}",
             )  # fmt: skip
         state = watch.last_good or state
         found = state["best"] if self.looks else self._params(state["now"])
         self.bad_step = None if watch.last_good is None else int(np.argmax(~np.isfinite(report["loss"])))
         return self.trainer.constrained(found), report, reason or "num_steps"
-
-    def _speed(self, report: Any) -> str:
-        return f"gradient {report['gradient_norm'].mean():.2g}"
 
     def _params(self, now: Mapping[str, Any]) -> Any:
         return now["params"] if self.engine.ema is None else now["ema"]
@@ -220,11 +216,10 @@ class Fit:
     def _chunk(self, state: dict[str, Any], start: int, count: int) -> tuple[dict[str, Any], dict[str, Any]]:
         rows = self._inputs(self.feed.rows(start, count), start, count)
         now, report = self.advance(state["now"], rows, self.fixed)
-        report = self.target.backend.to_numpy(report)
         state = {**state, "now": now}
         if self.looks is None:
             return state, report
-        report["validation"] = np.full(count, np.nan)
+        report = {**report, "validation": np.full(count, np.nan)}
         if (start + count) % self.feed.steps_per_epoch == 0:
             loss = self._validation(self._params(now))
             report["validation"][-1] = -loss

@@ -11,7 +11,7 @@ from ppl_gen.nets.layers import Conv, Linear, check_activation, check_counts
 from ppl_gen.nets.net import Net
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class ConvEncoder(Net):
     """(..., height, width, channels) -> (..., out_features): convolutions that halve the image, then a linear layer.
 
@@ -42,7 +42,7 @@ class ConvEncoder(Net):
         return p.out(x.reshape((*x.shape[:-3], -1)))
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class ConvDecoder(Net):
     """(..., in_features) -> (..., height, width, out channels): the way back, by doubling and convolution.
 

@@ -7,7 +7,6 @@ A layer says which arrays it holds, in one layout for both libraries, and how th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,7 +16,7 @@ Arrays = dict[str, np.ndarray]
 
 
 class Layer(Protocol):
-    """Attributes: none; ``start`` draws its arrays, name -> float32 array."""
+    """``start`` draws its arrays, name -> float32 array."""
 
     def start(self, rng: np.random.Generator) -> Arrays: ...
 
@@ -163,9 +162,6 @@ def check_features(layer: Any, features: int) -> None:
     if features != layer.in_features:
         hint = "; images have their channels last: (rows, height, width, channels)" if isinstance(layer, Conv) else ""
         raise ValueError(f"a {type(layer).__name__} layer of {layer.in_features} features got {features}{hint}")
-
-
-Make = Callable[[Any, Arrays], Any]
 
 
 def _float32(kernel: np.ndarray, bias: int) -> Arrays:

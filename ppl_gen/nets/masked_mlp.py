@@ -11,7 +11,7 @@ from ppl_gen.nets.layers import Linear, check_activation, check_counts
 from ppl_gen.nets.net import Net
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class MaskedMLP(Net):
     """(..., num_inputs) -> (..., num_inputs, out_features): entry i of the output depends on inputs before i alone.
 

@@ -11,7 +11,7 @@ from ppl_gen.nets.layers import LayerNorm, Linear, check_activation, check_count
 from ppl_gen.nets.net import Net
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class MLP(Net):
     """Linear layers with an activation between: (..., in_features) -> (..., out_features).
 
@@ -40,7 +40,7 @@ class MLP(Net):
         return p.out(x)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class _Block(Net):
     """x + linear(activation(linear(norm(x)))), the last linear layer starting at zero."""
 
@@ -58,7 +58,7 @@ class _Block(Net):
         return x + p.second(f.activation(self.activation, p.first(p.norm(x))))
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class ResidualMLP(Net):
     """Residual blocks between two linear layers (He et al. 2016): (..., in_features) -> (..., out_features)."""
 

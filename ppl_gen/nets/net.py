@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -65,10 +64,6 @@ class Net:
     def num_weights(self) -> int:
         """How many numbers there are to learn."""
         return sum(x.size for x in self.start(0).values())
-
-    def __repr__(self) -> str:
-        said = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in fields(self))  # type: ignore[arg-type]
-        return f"{type(self).__name__}({said})"
 
 
 def home(library: str) -> Any:

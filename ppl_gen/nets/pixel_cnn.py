@@ -11,7 +11,7 @@ from ppl_gen.nets.layers import Conv, Embedding, check_counts
 from ppl_gen.nets.net import Net
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class _Gated(Net):
     """One layer of both stacks (van den Oord et al. 2016, figure 2); the first sees no pixel's own value.
 
@@ -54,7 +54,7 @@ class _Gated(Net):
         return added[..., : 2 * self.width], added[..., 2 * self.width :]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class PixelCNN(Net):
     """(..., height, width, channels) -> (..., height, width, out_features), which a pixel's own value does not reach.
 

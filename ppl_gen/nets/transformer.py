@@ -14,7 +14,7 @@ from ppl_gen.nets.net import Net
 _BASE = 10_000.0  # of the wavelengths of positions
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class _Block(Net):
     """x + attention(norm(x)), then x + mlp(norm(x)) (Xiong et al. 2020)."""
 
@@ -53,7 +53,7 @@ class _Block(Net):
         return rotated(f.xp, q, at), rotated(f.xp, k, at), v
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class CausalTransformer(Net):
     """Tokens (..., time) -> logits of the next one (..., time, num_tokens).
 

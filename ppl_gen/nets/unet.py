@@ -15,7 +15,7 @@ from ppl_gen.nets.net import Net
 _LONGEST = 10_000.0  # of the wavelengths of times
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class _Residual(Net):
     """x + conv(silu(norm(conv(silu(norm(x))) scaled and moved by the condition))) (Ho et al. 2020, appendix B)."""
 
@@ -43,7 +43,7 @@ class _Residual(Net):
         return y + (x if self.in_features == self.out_features else p.skip(x))
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class _Attention(Net):
     """x + attention among the pixels of norm(x)."""
 
@@ -66,7 +66,7 @@ class _Attention(Net):
         return x + p.attended(found.reshape(x.shape))
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class UNet(Net):
     """Images (rows, height, width, channels) at times (rows,) -> (rows, height, width, out_features).
 
