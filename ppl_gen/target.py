@@ -281,6 +281,12 @@ class Target:
         build = functools.partial(self.backend.compile, self.batched_density(), calls=calls)
         return self.compiled(("value_and_grad", calls), build)
 
+    def flops(self, chains: int) -> float:
+        """Floating-point operations of a gradient of so many chains, about."""
+        position = self.backend.xp.zeros((chains, self.layout.dim))
+        counted = self.backend.flops(self.batched_density(), position, self.arrays)
+        return max(counted, 10.0 * chains * self.layout.dim)
+
     def density(self, arrays: Mapping[str, Any]) -> Density:
         """The density at ``arrays`` as kernels see it; for use inside a compiled step."""
         return _DensityAt(self.layout.dim, self.batched_density(), arrays)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import ppl_gen as pg
+from ppl_gen import dist, xp
 from ppl_gen.inference import adaptation, preconditioning, trajectory
 from ppl_gen.inference.chees import ChEES
 from ppl_gen.inference.trajectories import Path, State
@@ -65,8 +66,8 @@ def test_a_transition_is_reversible(backend):
 
 
 def test_both_backends_take_the_same_trajectories():
-    """Warm-up too, through the compiled loops; 20 transitions of contracting chains do not amplify rounding."""
-    rng, found, num_steps = np.random.default_rng(2), [], 20
+    """Warm-up too, through the compiled loops; 12 transitions of contracting chains do not amplify rounding."""
+    rng, found, num_steps = np.random.default_rng(2), [], 12
     start = 0.5 * rng.normal(size=(8, 7))
     noise = {
         "normal": rng.normal(size=(num_steps, 8, 7)),
@@ -189,3 +190,46 @@ def test_few_draws_and_a_flat_direction_give_a_preconditioner():
         held = [adaptation.add_draws(np, adaptation.start_moments(np, 8, dense), v) for v in (x, g)]
         scale = preconditioning.from_moments(*held)
         assert np.isfinite(scale).all() and (np.diag(scale) if dense else scale).min() > 0
+
+
+# Coordinates that are found out ------------------------------------------------------------------------------------
+
+
+@pg.program
+def narrow(factor):
+    """x ~ N(0, (F^T F)^-1)."""
+    x = pg.sample("x", dist.Flat(shape=(len(factor),)))
+    pg.factor("density", -0.5 * xp.sum((factor @ x) ** 2))
+
+
+@pg.program
+def apart(scales):
+    pg.sample("x", dist.Normal(0.0, scales).to_event(1))
+
+
+def test_narrow_directions_across_the_axes_get_a_matrix():
+    """In 128 dimensions, standard deviations from 0.01 to 1 along random directions: short paths after the warm-up."""
+    rng, dim = np.random.default_rng(7), 128
+    turned = np.linalg.qr(rng.normal(size=(dim, dim)))[0]
+    deviations = np.logspace(-2, 0, dim)
+    run = pg.infer(narrow, {"factor": (turned / deviations).T}, "chees", num_samples=200, progress=False)
+    assert run.attrs["preconditioner"] == "dense"
+    assert run.stats["n_steps"].mean() < 8  # a diagonal leaves about 100
+    z = (run.posterior["x"] @ turned / deviations).reshape(-1, dim)  # standard normal
+    error = 1.0 / np.sqrt(len(z) / 5)  # five draws for each effective one at worst
+    assert np.abs(z.mean(0)).max() < 5 * error
+    assert np.abs((z**2).mean(0) - 1.0).max() < 5 * np.sqrt(2) * error
+
+
+def test_axes_that_lie_apart_keep_standard_deviations():
+    run = pg.infer(apart, {"scales": np.logspace(-3, 1, 128)}, "chees", num_samples=20, progress=False)
+    assert run.attrs["preconditioner"] == "diagonal"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_operations_of_a_gradient_are_counted(backend):
+    """Two products of a matrix with each chain's vector, there and back."""
+    factor = np.eye(150)
+    with pg.on(backend) as room:
+        target = Target(narrow.bind({"factor": factor}, room))
+        assert 4 * 64 * 150**2 <= target.flops(64) <= 1.1 * 4 * 64 * 150**2

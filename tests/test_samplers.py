@@ -289,6 +289,24 @@ def test_windows_of_warm_up_add_up(num_warmup):
         assert all(later >= 2 * earlier for earlier, later in itertools.pairwise(slow))
 
 
+def test_a_trial_window_is_as_short_as_the_first_that_learns():
+    assert adaptation.windows(150, trial=True) == [(25, False), (25, True), (25, True), (50, True), (25, False)]
+    assert adaptation.windows(100, trial=True) == adaptation.windows(100)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_noise_is_that_of_its_chunk_whatever_was_drawn_before(backend):
+    """Some backends draw a chunk ahead."""
+    spec = {"normal": ("normal", (64, 500)), "uniform": ("uniform", (64,))}
+    with pg.on(backend) as room:
+        draw = lambda seed, start: room.to_numpy(room.noise(seed, start, spec, 5))
+        alone = [draw(seed, start) for seed, start in ((3, 10), (4, 0), (3, 5), (3, 0))]
+        in_order = [draw(seed, start) for seed, start in ((3, 0), (3, 5), (3, 10), (4, 0))]
+    for one, other in zip(alone, [in_order[i] for i in (2, 3, 1, 0)], strict=True):
+        for name in spec:
+            np.testing.assert_array_equal(one[name], other[name])
+
+
 # Reproducible ------------------------------------------------------------------------------------------------------
 
 SMALL = {

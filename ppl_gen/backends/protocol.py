@@ -239,12 +239,15 @@ class Backend(Protocol):
     # Compilation. compile(f, calls=); scan(step, calls=) -> advance(state, inputs, *constants);
     # scan_loops(begin, repeat, end, calls=): the same, of a step that repeats a part of it as often as ``begin`` says;
     # ahead(compiled, args) -> wait: compilation for the arguments that args() makes, beside other work;
+    # flops(f, *args): about how many floating-point operations a call takes;
     # sum_over_rows(f, calls=) -> total(args, rows) of f(*args, block of rows);
     # map_draws(f, random=, batch_size=) -> mapped(draws, seed, *constants) for f(draw, key, *constants).
     @property
     def compile(self) -> Callable[..., Callable[..., Tree]]: ...
     @property
     def ahead(self) -> Callable[[Callable[..., Tree], Callable[[], tuple[Any, ...]]], Callable[[], None]]: ...
+    @property
+    def flops(self) -> Callable[..., float]: ...
     @property
     def scan(self) -> Callable[..., Callable[..., tuple[Tree, Tree]]]: ...
     @property

@@ -61,11 +61,14 @@ def add_draws(xp: Any, m: Moments, draws: Any) -> Moments:
     return Moments(count, m.mean + delta * (more / count), m.m2 + spread)
 
 
-def windows(num_warmup: int) -> list[tuple[int, bool]]:
+def windows(num_warmup: int, *, trial: bool = False) -> list[tuple[int, bool]]:
     """Warm-up in windows of (length, learns the preconditioner); lengths are multiples of 25 where they can be.
 
     A first one to find the typical set, doubling ones that learn, a last one for the step size (Stan reference
     manual, section 15.2).
+
+    Args:
+        trial: with a second short one, in which to see how far what the first has taught will do.
     """
     if num_warmup < 4 * _FIRST_WINDOW:
         return [(num_warmup, False)] if num_warmup else []
@@ -76,5 +79,5 @@ def windows(num_warmup: int) -> list[tuple[int, bool]]:
     while left:
         size_now = left if left < 3 * size else size
         slow.append((size_now, True))
-        left, size = left - size_now, 2 * size
+        trial, left, size = False, left - size_now, size if trial else 2 * size
     return [(first, False), *slow, (last, False)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from ppl_gen.inference.sampler import Sampler
 from ppl_gen.target import Target
 
 _WARMUP_CHUNK, _CHUNK = 25, 250
+_MOST_NUMBERS = 2_000_000  # of the positions of a chunk: larger arrays are had from the system anew each time
 _FIRST_STEP, _NEXT_STEP = 0.1, 0.5  # before and after a preconditioner is known: then in standard deviations
 
 
@@ -76,27 +77,27 @@ class Chains(Sampler):
 
     def run(self, target: Target, driver: Driver, seed: int) -> Outcome:
         kind = preconditioning.chosen(self.preconditioner, target.layout.dim)
-        if kind != self.preconditioner:
-            return replace(self, preconditioner=kind).run(target, driver, seed)
+        engine = replace(self, preconditioner=kind)
         begun = self.starting(target, driver, seed)
-        state = self.init_state(target, target.backend.asarray(begun.position))
-        state = begun.scaled(target, state, self.preconditioner)
-        wait = self._ahead(target, seed, state) if not driver.spread else lambda: None
-        state = self.warm_up(target, driver, seed, state, begun.mixture is not None)
+        state = engine.init_state(target, target.backend.asarray(begun.position))
+        state = begun.scaled(target, state, kind)
+        wait = engine._ahead(target, seed, state) if not driver.spread else lambda: None
+        free, scaled = self.preconditioner == "auto", begun.mixture is not None
+        engine, state = engine.warm_up(target, driver, seed, state, scaled=scaled, free=free)
         wait()
         if driver.spread:
-            state, report = driver.spread(self, target, target.backend.to_numpy(state))
+            state, report = driver.spread(engine, target, target.backend.to_numpy(state))
         else:
-            state, report = self._draw(target, driver, seed, state, self._all(target))
+            state, report = engine._draw(target, driver, seed, state, self._all(target))
         stats = {name: np.swapaxes(x, 0, 1) for name, x in report.items()}
         positions = stats.pop("position")
-        attrs = {**self.attrs(target, state), "biased": not self.exact, "preconditioner": kind}
+        attrs = {**self.attrs(target, state), "biased": not self.exact, "preconditioner": engine.preconditioner}
         found = begun.warnings + self.doubts(target, state, stats)
         return Outcome(positions=positions, stats=stats, exact=self.exact, attrs=attrs, warnings=found)
 
     def _ahead(self, target: Target, seed: int, state: Any) -> Callable[[], None]:
         """Compile what draws while the chains warm up; what comes back waits for it."""
-        which, count = self._all(target), chunk_size(self.num_samples, _CHUNK)
+        which, count = self._all(target), chunk_size(self.num_samples, self._chunk(target))
 
         def args() -> tuple[Any, ...]:
             noise = which.noise(self.noise(target, seed, 0, count, "draws"))
@@ -113,10 +114,13 @@ class Chains(Sampler):
             return advance(which.state(state), noise, arrays)
 
         state, report, _ = driver.run(
-            chunk, state, self.num_samples, label=self.name, chunk=_CHUNK, thinning=self.thinning,
+            chunk, state, self.num_samples, label=self.name, chunk=self._chunk(target), thinning=self.thinning,
             describe=Watched(_describe),
         )  # fmt: skip
         return state, report
+
+    def _chunk(self, target: Target) -> int:
+        return max(min(_CHUNK, _MOST_NUMBERS // (self.num_chains * target.layout.dim)), _WARMUP_CHUNK)
 
     def _all(self, target: Target) -> All:
         return All(target.backend.spread(self.num_chains))
@@ -216,6 +220,10 @@ class Chains(Sampler):
         """The state with what the draws shall use."""
         return state if self.step_size else state._replace(step_size=_mean_step(xp, learned))
 
+    def laborious(self, target: Target, state: Any, positions: np.ndarray) -> bool:
+        """Whether draws, of which some are ``positions``, ask for so many gradients that a matrix would pay."""
+        return False
+
     def attrs(self, target: Target, state: Any) -> dict[str, Any]:
         """What a result should say of the kernel."""
         return {}
@@ -277,30 +285,45 @@ class Chains(Sampler):
 
     # Warm-up --------------------------------------------------------------------------------------------------
 
-    def warm_up(self, target: Target, driver: Driver, seed: int, state: Any, scaled: bool) -> Any:
+    def warm_up(
+        self, target: Target, driver: Driver, seed: int, state: Any, *, scaled: bool, free: bool
+    ) -> tuple[Self, Any]:
         """In windows, as Stan's; after each that learns the preconditioner, what else is adapted begins anew.
 
         Args:
             scaled: the state has a preconditioner to begin with.
+            free: the windows may show that another preconditioner is needed.
+
+        Returns:
+            the engine with the preconditioner that it has come to, and the state.
         """
-        advance, done, chains = self.warming(target), 0, self._all(target)
+        engine, done, chains = self, 0, self._all(target)
         arrays, learned = chains.shared(target.arrays), self.untaught(target, scaled)
         state = self.use(target.backend.xp, state, learned) if self.num_warmup else state
-        for length, learns in adaptation.windows(self.num_warmup):
+        windows = adaptation.windows(self.num_warmup, trial=free and self.preconditioner == "diagonal")
+        for i, (length, learns) in enumerate(windows):
+            advance = engine.warming(target)
 
-            def chunk(both: Any, start: int, count: int, done: int = done) -> tuple[Any, Any]:
+            def chunk(both: Any, start: int, count: int, done: int = done, advance: Any = advance) -> tuple[Any, Any]:
                 noise = chains.noise(self.noise(target, seed, done + start, count, "warm-up"))
                 return advance((chains.state(both[0]), chains.shared(both[1])), noise, arrays)
 
+            trial = free and engine.preconditioner == "diagonal" and windows[i - 1][1]
             (state, learned), report, _ = driver.run(
                 chunk, (state, learned), length, label=f"{self.name} warm-up", chunk=_WARMUP_CHUNK,
-                keep=learns and self.preconditioner == "low_rank", describe=_describe,
+                keep=learns and (trial or engine.preconditioner == "low_rank"), describe=_describe,
             )  # fmt: skip
             done += length
-            if learns and self.preconditioner != "identity":
-                state = state._replace(scale=self._scale(target, learned, report))
-                learned = self.anew(target, learned)
-        return self.settle(target.backend.xp, state, learned) if self.num_warmup else state
+            if learns and engine.preconditioner != "identity":
+                to_come = self.num_chains * sum(n for n, teaches in windows[i + 1 :] if teaches)
+                dense = trial and preconditioning.learnable(target.layout.dim, to_come)
+                dense = dense and engine.laborious(target, state, report["position"])
+                state = state._replace(scale=engine._scale(target, learned, report))
+                if dense:
+                    engine = replace(engine, preconditioner="dense")
+                    state = state._replace(scale=preconditioning.as_dense(target.backend, state.scale))
+                learned = engine.anew(target, learned)
+        return engine, self.settle(target.backend.xp, state, learned) if self.num_warmup else state
 
     def untaught(self, target: Target, rescaled: bool) -> Learned:
         """Adaptation that has seen no draws, in coordinates of standard deviations or as they came."""

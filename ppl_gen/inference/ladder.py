@@ -19,7 +19,8 @@ from ppl_gen.target import Target
 STARTS = ("uniform", "pathfinder", "laplace")
 
 _FEWEST_PATHS, _MOST_PATHS, _MOST_COORDINATES = 8, 16, 10_000  # the last of all paths together
-_ELBO_DRAWS, _WEIGHED_DRAWS, _HISTORY, _MAX_STEPS = 8, 512, 6, 300
+_ELBO_DRAWS, _WEIGHED_DRAWS, _HISTORY = 8, 512, 6
+_MANY, _MAX_STEPS, _FEW_STEPS = 100, 300, 100  # steps of a climb at most, in so many dimensions and in more
 _SPREAD = 1.5  # times an approximation's standard deviations: R-hat tells chains that have forgotten wide starts
 _DROP, _DROPPED = 2.0, 3.0  # times what a Gaussian's log density falls by, and more, that a start may lie below
 _TRIES = 10
@@ -76,8 +77,9 @@ def begin(
     position, warnings = search(target, num_paths, seed, init, jitter=1.0, evaluate=evaluate)
     draws = _ELBO_DRAWS if start == "pathfinder" else 0
     noise = rng.standard_normal((num_paths, draws, target.layout.dim))
+    max_steps = _MAX_STEPS if target.layout.dim <= _MANY else _FEW_STEPS
     state, found, _ = pathfinder.climb(
-        driver.unwritten(), evaluate, position, noise, history_size=_HISTORY, max_steps=_MAX_STEPS
+        driver.unwritten(), evaluate, position, noise, history_size=_HISTORY, max_steps=max_steps, early=draws > 0
     )
     mixture, why = _found(target, found) if start == "pathfinder" else _modes(target, state)
     weights = _weights(evaluate, mixture, rng) if len(mixture.mean) else np.zeros(0)

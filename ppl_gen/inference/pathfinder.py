@@ -44,12 +44,14 @@ def climb(
     *,
     history_size: int,
     max_steps: int,
+    early: bool = False,
 ) -> tuple[lbfgs.State, Found, dict[str, np.ndarray]]:
     """Paths from ``position`` (paths, dim), with the best Gaussian on each (algorithms 1 to 4 of Zhang et al. 2022).
 
     Args:
         noise: standard normals (paths, draw, dim), by which all Gaussians of a path are judged, so that they are
             compared on the same draws. Without draws the paths are climbed and no Gaussian is looked for.
+        early: end where a chunk of steps has bettered no path's Gaussian, though there may be more to climb.
 
     Returns:
         where paths have ended; what they found; and the history of each move, NaN after a path's end: the bound
@@ -70,11 +72,14 @@ def climb(
         table = np.array(reports).reshape(-1, 2, len(position))
         return (state, found), {"elbo": table[:, 0], "loss": table[:, 1]}
 
+    def stop(before: Any, after: Any, report: Any) -> str | None:
+        idle = early and not (after[1].elbo > before[1].elbo).any()
+        return "ended" if idle or after[0].done.all() else None
+
     first_loss = np.where(state.moved, state.value, np.nan)
     (state, found), report, _ = driver.run(
-        advance, (state, found), max_steps, label="pathfinder", chunk=_CHUNK,
-        stop=lambda before, after, report: "ended" if after[0].done.all() else None,
-    )  # fmt: skip
+        advance, (state, found), max_steps, label="pathfinder", chunk=_CHUNK, stop=stop
+    )
     whole = {"elbo": (first, report["elbo"]), "loss": (first_loss, report["loss"])}
     return state, found, {name: _moves(np.concatenate([x[None], xs])) for name, (x, xs) in whole.items()}
 

@@ -10,8 +10,10 @@ from ppl_gen.inference.adaptation import Moments
 
 KINDS = ("auto", "diagonal", "dense", "low_rank", "identity")
 _MOST_DENSE = 100  # dimensions of which a matrix costs less than it gains
+_MOST_LEARNED = 2000  # dimensions of which the draws of a warm-up teach a matrix
 _CUTOFF = 2.0  # eigenvalues that differ from 1 by less than this factor are left to the diagonal
 _MOST_ROWS = 2000
+_POWERS = 20
 
 
 class LowRank(NamedTuple):
@@ -25,6 +27,26 @@ class LowRank(NamedTuple):
 def chosen(kind: str, dim: int) -> str:
     """What "auto" stands for: "dense" in few dimensions, "diagonal" in many."""
     return ("dense" if dim <= _MOST_DENSE else "diagonal") if kind == "auto" else kind
+
+
+def learnable(dim: int, draws: int) -> bool:
+    """Whether so many draws teach a matrix in so many dimensions."""
+    return dim <= _MOST_LEARNED and draws >= 2 * dim
+
+
+def as_dense(backend: Any, scale: Any) -> Any:
+    """The matrix of standard deviations (dim,)."""
+    return backend.asarray(np.diag(backend.to_numpy(scale)))
+
+
+def widest(rows: np.ndarray) -> float:
+    """Standard deviation of rows (n, dim) along the direction in which it is greatest, by the power method."""
+    rows = rows - rows.mean(0)
+    along = rows[np.argmax((rows * rows).sum(1))]
+    for _ in range(_POWERS):
+        along = rows.T @ (rows @ along)
+        along /= np.linalg.norm(along) + np.finfo(float).tiny
+    return float(np.linalg.norm(rows @ along) / np.sqrt(len(rows)))
 
 
 def start(xp: Any, kind: str, dim: int) -> Any:
@@ -140,5 +162,5 @@ def _covariance(m: Moments) -> np.ndarray:
     if m2.ndim == 1:
         return np.maximum(covariance, tiny)
     own = np.maximum(np.diag(covariance), tiny)
-    shrunk = min(0.5, 1e-12 + 0.1 * (len(own) / count) ** 3)  # of nearly as many draws as dimensions it must be much
+    shrunk = min(0.5, 1e-12 + 0.1 * (len(own) / count) ** 16)  # of nearly as many draws as dimensions it must be much
     return (1.0 - shrunk) * covariance + np.diag(shrunk * own)

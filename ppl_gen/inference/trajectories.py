@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ppl_gen.inference import langevin, trajectory
+import numpy as np
+
+from ppl_gen.inference import langevin, preconditioning, trajectory
 from ppl_gen.inference.chains import Chains, Learned
 from ppl_gen.inference.engine import positive
 from ppl_gen.inference.preconditioning import whitened
 from ppl_gen.inference.trajectory import Length
 from ppl_gen.target import Density, Target
 
-_FIRST_LENGTH, _NEXT_LENGTH = 1.0, math.pi / 2  # in standard deviations, once they are known: a quarter of a period
+# In standard deviations, before and once they are known: then where the criterion is highest for a standard normal and
+# lengths jittered evenly, half the first positive root of tan x = x.
+_FIRST_LENGTH, _NEXT_LENGTH = 1.0, 2.2467
+_DENSE_STEPS = 8  # of a path in coordinates that a matrix has made round
 _DIVERGED = 1000.0  # energy error
 _LEAST_RATE = 0.1  # of a chain in the harmonic mean, or one that is stuck would set the step of all
 
@@ -153,6 +157,15 @@ class Trajectories(Chains):
         return {"trajectory_length": float(target.backend.to_numpy(state.length))}
 
     # Warm-up --------------------------------------------------------------------------------------------------
+
+    def laborious(self, target: Target, state: State, positions: np.ndarray) -> bool:
+        """By the steps of a path that is long enough for the widest direction, and by what each costs."""
+        scale, step_size = target.backend.to_numpy((state.scale, state.step_size))
+        width = preconditioning.widest(positions.reshape(-1, target.layout.dim) / scale)
+        steps = 0.5 * _NEXT_LENGTH * width / step_size
+        gradient = target.flops(self.num_chains)
+        products = 6.0 * self.num_chains * target.layout.dim**2  # three in a step
+        return bool(steps * gradient > _DENSE_STEPS * (gradient + products))
 
     def unit_time(self, dim: int) -> float:
         """How long a coordinate takes to move by its standard deviation."""

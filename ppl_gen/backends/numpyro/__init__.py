@@ -41,6 +41,7 @@ class NumPyroBackend:
     trace = staticmethod(tracing.trace)
     draws = staticmethod(first_run.draws)
     ahead = staticmethod(compiling.ahead)
+    flops = staticmethod(compiling.flops)
     untraced = staticmethod(jax.ensure_compile_time_eval)
     sample = staticmethod(tracing.sample)
     param = staticmethod(tracing.param)

@@ -69,6 +69,11 @@ def compile(f: Callable[..., Any], *, calls: int = 1) -> Callable[..., Any]:
     return jax.jit(f)
 
 
+def flops(f: Callable[..., Any], *args: Any) -> float:
+    """Floating-point operations of a call, about: those of the program before XLA makes it better."""
+    return float((jax.jit(f).lower(*args).cost_analysis() or {}).get("flops", 0.0))
+
+
 def ahead(compiled: Callable[..., Any], args: Callable[[], tuple[Any, ...]]) -> Callable[[], None]:
     """Begin to compile for the arguments that ``args`` makes, beside other work; what comes back waits for the end.
 

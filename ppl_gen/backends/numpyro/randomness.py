@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import math
+import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -38,10 +41,31 @@ def noise(seed: int, index: int, spec: Spec, num_steps: int) -> dict[str, Any]:
 
 
 def _noise_on_host(seed: int, index: int, spec: Spec, num_steps: int) -> dict[str, Any]:
+    dtype, wanted = jax.dtypes.canonicalize_dtype(np.float64), tuple(spec.items())
+    draw = functools.partial(_drawn, seed, spec=wanted, num_steps=num_steps, dtype=dtype)
+    if num_steps * sum(math.prod(shape) for _, shape in spec.values()) < _MANY:
+        return {name: jnp.asarray(x) for name, x in draw(index).items()}
+    at = (seed, index, wanted, num_steps, dtype)
+    pending = getattr(_ahead, "pending", None)
+    found = pending[1].result() if pending and pending[0] == at else draw(index)
+    _ahead.pending = ((seed, index + num_steps, *at[2:]), _drawing().submit(draw, index + num_steps))
+    return {name: jnp.asarray(x) for name, x in found.items()}
+
+
+def _drawn(seed: int, index: int, spec: tuple, num_steps: int, dtype: Any) -> dict[str, np.ndarray]:
     rng = np.random.Generator(np.random.SFC64([seed, index]))
     draw: dict[str, Any] = {"normal": rng.standard_normal, "uniform": rng.random}
-    dtype = jax.dtypes.canonicalize_dtype(np.float64)
-    return {name: jnp.asarray(draw[kind]((num_steps, *shape), dtype)) for name, (kind, shape) in spec.items()}
+    return {name: draw[kind]((num_steps, *shape), dtype) for name, (kind, shape) in spec}
+
+
+_MANY = 100_000  # numbers that take longer to draw than to hand to another thread
+_ahead = threading.local()  # ``pending``: what this thread will ask for next, and its future
+
+
+@functools.cache
+def _drawing() -> ThreadPoolExecutor:
+    """Draws the next chunk's noise while XLA works on this one's."""
+    return ThreadPoolExecutor(1, "ppl_gen noise")
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))

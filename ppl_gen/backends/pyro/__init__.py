@@ -56,6 +56,7 @@ class PyroBackend:
     trace = staticmethod(tracing.trace)
     draws = staticmethod(tracing.draws)
     ahead = staticmethod(compiling.ahead)
+    flops = staticmethod(compiling.flops)
     untraced = staticmethod(nullcontext)
     sample = staticmethod(tracing.sample)
     param = staticmethod(tracing.param)

@@ -24,6 +24,7 @@ from pyro.infer import trace_elbo, trace_mean_field_elbo
 from torch._subclasses import fake_tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
+from torch.utils.flop_counter import FlopCounterMode
 
 # What an interpreted graph costs more than machine code: so much a node, and so much a byte that a node puts into
 # memory, where loops that are fused keep it in registers. And what making machine code costs, once.
@@ -182,6 +183,13 @@ def _machine_code(graph: torch.fx.GraphModule, tensors: list[torch.Tensor]) -> C
     except Exception as error:  # the compiler's failures are of many types, and the graph is right without it
         warnings.warn(f"TorchInductor could not compile a graph, it runs uncompiled: {error}", stacklevel=2)
         return graph
+
+
+def flops(f: Callable[..., Any], *args: Any) -> float:
+    """Floating-point operations of the matrix products and convolutions of a call."""
+    with FlopCounterMode(display=False) as counted:
+        f(*args)
+    return float(counted.get_total_flops())
 
 
 def ahead(compiled: Callable[..., Any], args: Callable[[], tuple[Any, ...]]) -> Callable[[], None]:
