@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import ppl_gen as pg
-from ppl_gen import dist, nets
 
 BACKENDS = ("numpyro", "pyro")
 X = np.random.default_rng(0).random((60, 6)).astype("f4")
@@ -37,7 +36,8 @@ def fresh():
         "import json, warnings; warnings.simplefilter('ignore'); from tests import test_training as t; "
         "print(json.dumps({f'{w} {b}': t.weights(b, 2, **o) for w, o in t.WAYS.items() for b in t.BACKENDS}))"
     )
-    return json.loads(subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True).stdout)
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
+    return json.loads(found.stdout)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
