@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ppl_gen import backends
-from ppl_gen.backends.protocol import Backend
+from ppl_gen.backends.protocol import Backend, Site
 from ppl_gen.capabilities import ChecksData
 from ppl_gen.intake import DataError, as_array, check_finite, check_range, copied, is_finite
 from ppl_gen.missing import Missing, split
@@ -159,7 +159,7 @@ class Bound:
         self.program, self.backend, self._setting = program, backend, setting
         self.host: dict[str, np.ndarray] = {}
         self._gaps: list[str] = []
-        self.networks: dict[str, Any] = {}
+        self.networks: dict[tuple[str, int], Any] = {}
         self.observed: dict[str, str] = {}  # see observing
         self._same: dict[str, str] = {}
         self._args = tuple(self._slot(name, value) for name, value in args)
@@ -287,6 +287,24 @@ class Bound:
     def guide(self, arrays: Mapping[str, Any]) -> Any:
         """Run the guide, where it is a function."""
         return self.call(self.program.guide, arrays)
+
+
+class Drawn:
+    """Runs of a bound program with latents from the prior, on any data of its shapes.
+
+    They are compiled once; where the program makes networks, which start by the seed of a run, once for each seed.
+    """
+
+    def __init__(self, bound: Bound):
+        self._bound = bound.without_data()
+        self._by_seed: dict[int, Callable[..., dict[str, Site]]] = {}
+
+    def __call__(self, arrays: Mapping[str, Any], seed: int) -> dict[str, Site]:
+        """The sites, in order."""
+        sown = backends.seed() if self._bound.networks else next(iter(self._by_seed), backends.seed())
+        if sown not in self._by_seed:
+            self._by_seed[sown] = self._bound.backend.draws(self._bound.model)
+        return self._by_seed[sown](arrays, seed)
 
 
 def _hashable(value: Any) -> Any:

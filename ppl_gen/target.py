@@ -13,7 +13,7 @@ from ppl_gen.backends.protocol import Backend, Request, Site, UnsupportedError
 from ppl_gen.checks import check_prototype, explain_failure
 from ppl_gen.enumeration import Factor, Owner, eliminate, factor, links
 from ppl_gen.layout import Layout
-from ppl_gen.program import Bound, Program
+from ppl_gen.program import Bound, Drawn, Program
 
 _MAX_JOINT_VALUES = 2**20
 
@@ -131,8 +131,7 @@ class Target:
 
     def draw(self, seed: int) -> dict[str, Site]:
         """The sites of a run with latents from the prior."""
-        drawn = self.compiled("draw", lambda: self.backend.draws(self.bound.without_data().model))
-        return drawn(self.arrays, seed)
+        return self.compiled("draw", lambda: Drawn(self.bound))(self.arrays, seed)
 
     def observing(self, values: Mapping[str, Any], arguments: Mapping[str, str]) -> Target:
         """The same target at other values of observed sites, as NumPy arrays; see :meth:`Bound.observing`."""

@@ -149,8 +149,8 @@ def test_a_program_learns_a_network(backend):
 
 
 BAD = [
-    (lambda: nets.MLP(0, 1), "in_features must be whole numbers of at least 1"),
-    (lambda: nets.MLP(1, 1, (8.5,)), "hidden must be whole numbers"),
+    (lambda: nets.MLP(0, 1), "in_features must be a whole number of at least 1"),
+    (lambda: nets.MLP(1, 1, (8.5,)), "hidden must be a whole number"),
     (lambda: nets.MLP(1, 1, activation="swish"), "activation must be one of relu"),
     (lambda: nets.MaskedMLP(3, 1, order=(0, 1, 1)), "order must be a permutation of 0 to 2"),
     (lambda: nets.PixelCNN(IMAGE, 1, kernel_size=4), "kernel_size must be odd"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,7 +16,7 @@ NAMES = ("numpyro", "pyro")
 
 _active: ContextVar[Backend | None] = ContextVar("ppl_gen_backend", default=None)
 _seed: ContextVar[int] = ContextVar("ppl_gen_seed", default=0)
-_networks: ContextVar[dict[str, Any] | None] = ContextVar("ppl_gen_networks", default=None)
+_networks: ContextVar[dict[tuple[str, int], Any] | None] = ContextVar("ppl_gen_networks", default=None)
 
 
 def get(name: str) -> Backend:
@@ -64,8 +65,11 @@ def seed() -> int:
 
 
 @contextmanager
-def keeping(networks: dict[str, Any]) -> Iterator[None]:
-    """Keep in ``networks`` those that a running program makes, so that each is made once, outside of any tracing."""
+def keeping(networks: dict[tuple[str, int], Any]) -> Iterator[None]:
+    """Keep in ``networks`` those that a running program makes, so that each is made once, outside of any tracing.
+
+    Once for each seed: what is compiled holds on to the data that it was first bound to, and serves runs of others.
+    """
     token = _networks.set(networks)
     try:
         yield
@@ -78,7 +82,7 @@ def network(name: str, make: Callable[[], Any]) -> Any:
     held = _networks.get()
     if held is None:
         return make()
-    if name not in held:
-        with active().untraced():
-            held[name] = make()
-    return held[name]
+    if (name, seed()) not in held:
+        with active().apart(zlib.crc32(f"{seed()} {name}".encode())):
+            held[name, seed()] = make()
+    return held[name, seed()]

@@ -182,9 +182,10 @@ class Backend(Protocol):
         self, *, precision: str = "float64", device: str | None = None, seed: int = 0
     ) -> AbstractContextManager[Backend]: ...
 
-    # What runs here is computed at once, though the program around it be compiled.
+    # What runs here is computed at once, though the program around it be compiled, and what it draws from a generator
+    # hangs on this seed alone.
     @property
-    def untraced(self) -> Callable[[], AbstractContextManager[Any]]: ...
+    def apart(self) -> Callable[[int], AbstractContextManager[Any]]: ...
 
     # Programs. draws(model) -> drawn(arrays, seed): the sites of model(arrays) with latents from the prior, checked.
     @property

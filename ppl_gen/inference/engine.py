@@ -13,6 +13,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ppl_gen.inference.driver import Driver
+from ppl_gen.options import count
+from ppl_gen.options import one_of as is_one_of
 from ppl_gen.program import Program
 from ppl_gen.target import Target
 
@@ -140,17 +142,13 @@ def _listed(names: Any) -> str:
 def positive(engine: Engine, *names: str) -> None:
     """Each named option is a whole number of at least 1."""
     for name in names:
-        value = getattr(engine, name)
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        count(name, getattr(engine, name))
 
 
 def not_negative(engine: Engine, *names: str) -> None:
     """Each named option is a whole number of at least 0."""
     for name in names:
-        value = getattr(engine, name)
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
-            raise ValueError(f"{name} must be a whole number of at least 0, got {value!r}")
+        count(name, getattr(engine, name), least=0)
 
 
 def between(engine: Engine, low: float, high: float, *names: str) -> None:
@@ -163,6 +161,4 @@ def between(engine: Engine, low: float, high: float, *names: str) -> None:
 
 def one_of(engine: Engine, name: str, choices: tuple[Any, ...]) -> None:
     """The named option is one of ``choices``."""
-    value = getattr(engine, name)
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+    is_one_of(name, getattr(engine, name), choices)

@@ -8,15 +8,18 @@ from typing import Any
 
 import numpy as np
 
-Augment = Callable[[np.random.Generator, dict[str, np.ndarray]], dict[str, np.ndarray]]
+Rows = dict[str, np.ndarray]
+Augment = Callable[[np.random.Generator, Rows], Rows]
+
+_ALIGNED = 64  # bytes; XLA takes several times longer to copy memory that begins elsewhere
 
 
-def binarize(rng: np.random.Generator, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def binarize(rng: np.random.Generator, rows: Rows) -> Rows:
     """Numbers in [0, 1] to draws of 0 or 1 with that mean, anew each time (Salakhutdinov & Murray 2008)."""
     return {n: (rng.random(x.shape, np.float32) < x).astype(x.dtype) for n, x in rows.items()}
 
 
-def dequantize(rng: np.random.Generator, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def dequantize(rng: np.random.Generator, rows: Rows) -> Rows:
     """Whole numbers 0 to 255 to (x + u) / 256 with u uniform in [0, 1) (Theis, van den Oord & Bethge 2016)."""
     return {n: (x + rng.random(x.shape, np.float32)) / np.float32(256.0) for n, x in rows.items()}
 
@@ -29,43 +32,74 @@ class Feed:
 
     Args:
         index: which rows of the arrays there are.
+        floating: the dtype that floating-point numbers come in.
 
     Attributes:
         steps_per_epoch: of ``batch_size`` rows; rows that are left over come in another epoch.
     """
 
     def __init__(
-        self, arrays: Mapping[str, np.ndarray], index: np.ndarray, batch_size: int, seed: int, augment: Augment | None
+        self,
+        arrays: Mapping[str, np.ndarray],
+        index: np.ndarray,
+        batch_size: int,
+        seed: int,
+        augment: Augment | None,
+        floating: np.dtype,
     ):
         self._arrays, self._index = dict(arrays), index
-        self._size, self._seed, self._augment = batch_size, seed, augment
+        self._size, self._seed, self._augment, self._floating = batch_size, seed, augment, floating
         self.steps_per_epoch = len(index) // batch_size
         self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, int))
-        self._pool = ThreadPoolExecutor(1)
+
+    def rows(self, start: int, count: int) -> Rows:
+        """The batches of ``count`` steps from ``start``: name -> (count, batch_size, ...)."""
+        found: Rows = {}
+        for i in range(count):
+            for name, x in self._batch(start + i).items():
+                if not i:
+                    found[name] = _aligned((count, *x.shape), x.dtype)
+                found[name][i] = x
+        return found
+
+    def _batch(self, step: int) -> Rows:
+        epoch, place = divmod(step, self.steps_per_epoch)
+        picked = np.sort(self._order_of(epoch)[place * self._size : (place + 1) * self._size])  # files like order
+        rows = {n: self._in_precision(x[picked]) for n, x in self._arrays.items()}
+        return rows if self._augment is None else self._augment(np.random.default_rng([self._seed, 1, step]), rows)
+
+    def _in_precision(self, x: np.ndarray) -> np.ndarray:
+        return np.asarray(x, self._floating if x.dtype.kind == "f" else x.dtype)
+
+    def _order_of(self, epoch: int) -> np.ndarray:
+        if self._order[0] != epoch:
+            self._order = (epoch, np.random.default_rng([self._seed, 0, epoch]).permutation(self._index))
+        return self._order[1]
+
+
+class Ahead:
+    """``make(start, count)``, which has been done by a thread where the last one ended at ``start``."""
+
+    def __init__(self, make: Callable[[int, int], Any]):
+        self._make, self._pool = make, ThreadPoolExecutor(1)
         self._next: tuple[tuple[int, int], Future[Any]] | None = None
 
-    def rows(self, start: int, count: int) -> dict[str, np.ndarray]:
-        """The batches of ``count`` steps from ``start``: name -> (count, batch_size, ...)."""
-        held = self._next
-        found = held[1].result() if held and held[0] == (start, count) else self._made(start, count)
-        self._next = ((start + count, count), self._pool.submit(self._made, start + count, count))
+    def __call__(self, start: int, count: int) -> Any:
+        coming, self._next = self._next, None
+        found = coming[1].result() if coming else None
+        if coming is None or coming[0] != (start, count):
+            found = self._make(start, count)
+        self._next = ((start + count, count), self._pool.submit(self._make, start + count, count))
         return found
 
     def close(self) -> None:
         """Leave off what is being made ready."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _made(self, start: int, count: int) -> dict[str, np.ndarray]:
-        batches = [self._batch(step) for step in range(start, start + count)]
-        return {n: np.stack([b[n] for b in batches]) for n in self._arrays}
 
-    def _batch(self, step: int) -> dict[str, np.ndarray]:
-        epoch, place = divmod(step, self.steps_per_epoch)
-        picked = np.sort(self._order_of(epoch)[place * self._size : (place + 1) * self._size])  # files like order
-        rows = {n: np.asarray(x[picked]) for n, x in self._arrays.items()}
-        return rows if self._augment is None else self._augment(np.random.default_rng([self._seed, 1, step]), rows)
-
-    def _order_of(self, epoch: int) -> np.ndarray:
-        if self._order[0] != epoch:
-            self._order = (epoch, np.random.default_rng([self._seed, 0, epoch]).permutation(self._index))
-        return self._order[1]
+def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array to be filled."""
+    size = int(np.prod(shape)) * dtype.itemsize
+    held = np.empty(size + _ALIGNED, np.uint8)
+    first = -held.ctypes.data % _ALIGNED
+    return held[first : first + size].view(dtype).reshape(shape)

@@ -16,9 +16,10 @@ from ppl_gen.inference import importance
 from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.elbo import BOUNDS
 from ppl_gen.inference.engine import Outcome, between, one_of, positive
+from ppl_gen.inference.fitting import fit
 from ppl_gen.inference.laplace import laplace
 from ppl_gen.inference.starts import check_init
-from ppl_gen.inference.training import Training, fit, rows_of
+from ppl_gen.inference.training import Training, rows_of
 from ppl_gen.program import GUIDES, Program
 from ppl_gen.target import Target
 
@@ -141,7 +142,7 @@ class SVI(Training):
             outcome.attrs["guide"] = "laplace"
             return outcome
         if self.batch_size is not None:
-            return fit(self, target, (lambda *_, **__: None) if isinstance(guide, str) else guide, driver, seed)
+            return fit(self, target, _no_guide if isinstance(guide, str) else guide, driver, seed)
         native, chosen = self._native(target, guide)
         state = native.init(seed, target.arrays, self._start(target, seed))
         state, report, watch = self._loop(target, driver, native, state)
@@ -280,6 +281,10 @@ def _judge(outcome: Outcome, log_weights: np.ndarray) -> None:
         log_weights,
         "Use guide='multivariate_normal' or 'low_rank', more num_steps, or engine='nuts'",
     )
+
+
+def _no_guide(*_: Any, **__: Any) -> None:
+    """Of a program that has no latents, but for the params."""
 
 
 def _check_autoguide(target: Target, guide: str) -> None:

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from typing import Any
 
+from ppl_gen.folders import attribute, classes
 
-def _classes() -> dict[str, type]:
-    """Every public class that a file of this folder defines."""
-    found = {}
-    for module in pkgutil.iter_modules(__path__):
-        if not module.name.startswith("_"):
-            names = vars(importlib.import_module(f"{__name__}.{module.name}"))
-            found.update({n: c for n, c in names.items() if isinstance(c, type) and c.__module__.endswith(module.name)})
-    return {n: c for n, c in found.items() if not n.startswith("_")}
+
+def _public() -> dict[str, type]:
+    return classes(__name__, __path__, lambda file: file.startswith("_"))
 
 
 def __getattr__(name: str) -> Any:
     """Model classes by name, e.g. ``ppl_gen.models.GaussianMixture``."""
-    if name.startswith("_"):  # a file that is about to be imported, or nothing
-        raise AttributeError(f"ppl_gen.models has no {name!r}")
-    if name not in (classes := _classes()):
-        raise AttributeError(f"ppl_gen.models has no {name!r}: expected one of {', '.join(_classes())}")
-    return classes[name]
+    return attribute(__name__, name, _public)
 
 
 def __dir__() -> list[str]:
-    return sorted(_classes())
+    return sorted(_public())

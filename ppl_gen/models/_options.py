@@ -6,11 +6,8 @@ from typing import Any
 
 import numpy as np
 
-
-def count(name: str, value: Any) -> None:
-    """A whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+from ppl_gen.options import count as count
+from ppl_gen.options import one_of as one_of
 
 
 def table(
@@ -25,12 +22,6 @@ def table(
         remedy = f"; {alone}" if len(x.shape) == 1 else ""
         raise ValueError(f"{model} expects x of shape ({rows}, {columns}), got {tuple(x.shape)}{remedy}")
     return x.shape[0], x.shape[1]
-
-
-def one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """One of ``choices``."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
 def positive(name: str, value: Any) -> None:

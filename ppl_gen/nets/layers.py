@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ppl_gen.options import count
+
 Arrays = dict[str, np.ndarray]
 
 
@@ -151,10 +153,9 @@ def check_activation(name: str) -> None:
 
 def check_counts(**counts: Any) -> None:
     """Raises ValueError: one is not a whole number of at least 1."""
-    for name, count in counts.items():
-        for value in count if isinstance(count, tuple) else (count,):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be whole numbers of at least 1, got {count!r}")
+    for name, given in counts.items():
+        for value in given if isinstance(given, tuple) else (given,):
+            count(name, value)
 
 
 def check_features(layer: Any, features: int) -> None:

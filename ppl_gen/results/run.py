@@ -13,6 +13,7 @@ import numpy as np
 from ppl_gen import backends
 from ppl_gen.checks import ProgramError
 from ppl_gen.inference.engine import Engine, Outcome, resolve
+from ppl_gen.options import count
 from ppl_gen.program import Bound, Program
 from ppl_gen.results import identity, latents, naming, predicting, storage
 from ppl_gen.results.diagnose import diagnose
@@ -168,7 +169,7 @@ class Run(Guided):
         from ppl_gen.results.arviz import to_idata
 
         if num_samples is not None:
-            _check_count("num_samples", num_samples)
+            count("num_samples", num_samples)
         with self._scope():
             target = self._target(data)
             drawn = predicting.predict(target, self.posterior, self.params, num_samples, seed, tuple(self.observed))
@@ -185,7 +186,7 @@ class Run(Guided):
         Returns:
             an array (n, ...), or a dict of them where several sites are observed.
         """
-        _check_count("n", n)
+        count("n", n)
         with self._scope():
             rows = getattr(self._program().model, "row_data", None)
             if rows is not None:
@@ -252,8 +253,8 @@ class Run(Guided):
     def _of_fitted_rows(self) -> dict[str, np.ndarray]:
         """From the draws of their latents, which the run holds; with probabilities of discrete ones."""
         values = {n: x.reshape(-1, *x.shape[2:]) for n, x in self.posterior.items()}
-        count = len(next(iter(values.values())))
-        masses = np.full(count, 1.0 / count)
+        num_draws = len(next(iter(values.values())))
+        masses = np.full(num_draws, 1.0 / num_draws)
         if self.program is None or self.data is None:
             return latents.of_points(None, self._locals(), values, masses)
         with self._scope():
@@ -393,8 +394,3 @@ class Run(Guided):
         from ppl_gen.results.pages import run_page
 
         return run_page(self, path)
-
-
-def _check_count(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")

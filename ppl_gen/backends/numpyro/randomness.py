@@ -7,6 +7,7 @@ import math
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -23,6 +24,12 @@ Spec = Mapping[str, tuple[str, tuple[int, ...]]]
 def key(seed: int) -> jax.Array:
     """The key of a seed."""
     return jax.random.PRNGKey(seed)
+
+
+def apart(seed: int) -> AbstractContextManager[Any]:
+    """What runs here is computed at once, though the program around it be compiled; JAX has no generator to set."""
+    del seed
+    return jax.ensure_compile_time_eval()
 
 
 def keys(seed: int, start: int, count: int) -> dict[str, jax.Array]:

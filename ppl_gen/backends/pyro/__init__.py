@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pyro
@@ -57,7 +57,6 @@ class PyroBackend:
     draws = staticmethod(tracing.draws)
     ahead = staticmethod(compiling.ahead)
     flops = staticmethod(compiling.flops)
-    untraced = staticmethod(nullcontext)
     sample = staticmethod(tracing.sample)
     param = staticmethod(tracing.param)
     plate = staticmethod(tracing.plate)
@@ -87,6 +86,7 @@ class PyroBackend:
     noise = staticmethod(randomness.noise)
     key = staticmethod(randomness.key)
     keys = staticmethod(randomness.keys)
+    apart = staticmethod(randomness.apart)
     leaves = staticmethod(states.leaves)
     rebuilt = staticmethod(states.rebuilt)
     generator = staticmethod(states.generator)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 
@@ -12,6 +13,14 @@ Spec = Mapping[str, tuple[str, tuple[int, ...]]]
 def key(seed: int) -> None:
     """PyTorch draws from the scope's generator, which ``seed`` sets."""
     torch.manual_seed(seed)
+
+
+@contextmanager
+def apart(seed: int) -> Iterator[None]:
+    """What runs here draws by this seed, and leaves the scope's generator where it was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
 
 
 def keys(seed: int, start: int, count: int) -> dict[str, torch.Tensor]:

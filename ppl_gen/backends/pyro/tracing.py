@@ -180,9 +180,9 @@ def _is_improper(fn: Any) -> bool:
 
 
 def trace(call: Callable[[], Any], request: Request) -> dict[str, Site]:
-    """Run a program once and return its sites, in order."""
+    """Run a program once and return its sites, in order; the parameter store is left as it was."""
     assign = Assign(request)
-    with assign:
+    with pyro.get_param_store().scope(), assign:
         nodes = poutine.trace(call).get_trace().nodes
     return {name: _site(node, request, assign) for name, node in nodes.items() if _is_seen(node)}
 

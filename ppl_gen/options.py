@@ -1,0 +1,19 @@
+"""Checks of options, by name and value: what was expected, and what came."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+def count(name: str, value: Any, least: int = 1) -> None:
+    """A whole number of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+
+
+def one_of(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    """One of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
