@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from ppl_gen import backends, evaluation
 from ppl_gen.backends.protocol import UnsupportedError
 from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.engine import Engine, resolve
+from ppl_gen.inference.progress import progress_bar
 from ppl_gen.program import as_program
 from ppl_gen.results import naming, predicting
 from ppl_gen.results.calibration import LOG_LIKELIHOOD, Calibration
@@ -143,7 +143,7 @@ class _Replicate:
         """Of each replicate its ranks and diagnostics, or the error that ended it."""
         same, rng = _arguments(self.target), np.random.default_rng(seeds[0])
         held: list[Any] = []
-        for i, seed in enumerate(tqdm(seeds, desc="calibration", delay=2.0, disable=not progress, leave=False)):
+        for i, seed in enumerate(progress_bar(seeds, desc="calibration", disable=not progress)):
             try:
                 data = self.target.observing({n: x[i] for n, x in simulated.items()}, same)
                 held.append(self._one(data, {n: x[i] for n, x in prior.items()}, seed, rng))

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from ppl_gen.inference.journal import Journal, Memory, Phase, Record, Report
+from ppl_gen.inference.progress import progress_bar
 
 ENDLESS = 10**9  # steps of a run that ends when its data do
 
@@ -67,7 +67,7 @@ class Driver:
         if done and getattr(stop, "remembers", False):
             _remind(stop, record, size)
         total = num_steps if num_steps < ENDLESS else None
-        with tqdm(total=total, initial=done, desc=label, delay=2.0, disable=not self.progress, leave=False) as bar:
+        with progress_bar(total=total, initial=done, desc=label, disable=not self.progress) as bar:
             while done < num_steps and reason is None:
                 count = min(size, num_steps - done)
                 before = state

@@ -1,8 +1,9 @@
-"""What the bar of a sampler says beside its speed: divergences, and how many independent draws there are so far."""
+"""Progress bars, and what that of a sampler says beside its speed: divergences, how many independent draws so far."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +11,16 @@ from ppl_gen.inference.journal import Report
 
 _SCALARS = 8  # that are watched
 _MOST, _FEWEST = 64, 8  # batches of a chain; batches in all from which there is an estimate
+
+
+def progress_bar(*args: Any, **options: Any) -> Any:
+    """tqdm's, of what takes more than two seconds; it goes when its work is done.
+
+    Imported when the first one is made: that takes as long as a tenth of ``import ppl_gen``.
+    """
+    from tqdm.auto import tqdm
+
+    return tqdm(*args, delay=2.0, leave=False, **options)
 
 
 class Watched:

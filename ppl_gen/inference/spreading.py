@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from ppl_gen import backends
 from ppl_gen.backends.protocol import Backend, UnsupportedError
 from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.engine import Engine, engines, resolve
 from ppl_gen.inference.journal import Report
+from ppl_gen.inference.progress import progress_bar
 from ppl_gen.program import Program, as_program
 from ppl_gen.surroundings import settings
 from ppl_gen.target import Target
@@ -212,8 +212,8 @@ class Spread:
         """Of the jobs, in their order; where one fails, those that have not begun are cancelled."""
         found: list[Any] = [None] * len(jobs)
         index: dict[Any, int] = {}
-        looks = {"desc": f"{jobs[0].engine.name} by {self._kind}", "unit": "chain", "delay": 2.0, "leave": False}
-        bar = tqdm(total=jobs[-1].rows.stop, disable=not self._progress, **looks)
+        label = f"{jobs[0].engine.name} by {self._kind}"
+        bar = progress_bar(total=jobs[-1].rows.stop, desc=label, unit="chain", disable=not self._progress)
         try:
             index.update((self._executor.submit(work, job), i) for i, job in enumerate(jobs))
             for future in _as_they_come(index):
