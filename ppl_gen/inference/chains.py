@@ -77,7 +77,7 @@ class Chains(Sampler):
 
     def run(self, target: Target, driver: Driver, seed: int) -> Outcome:
         kind = preconditioning.chosen(self.preconditioner, target.layout.dim)
-        engine = replace(self, preconditioner=kind)
+        engine = self if kind == self.preconditioner else replace(self, preconditioner=kind)
         begun = self.starting(target, driver, seed)
         state = engine.init_state(target, target.backend.asarray(begun.position))
         state = begun.scaled(target, state, kind)
