@@ -143,6 +143,12 @@ class Target:
         other.sites = {**self.sites, **new}
         return other
 
+    def guided(self) -> Target:
+        """The same target where a guide draws the discrete latents, so that none is left to be summed out."""
+        other = copy.copy(self)
+        other.discrete, other.enumerated = {}, {}
+        return other
+
     # Running the program -----------------------------------------------------------------------------------
 
     def trace(self, arrays: Mapping[str, Any], **request: Any) -> dict[str, Site]:
