@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -40,6 +40,8 @@ class RowBound:
     ) -> tuple[Any, dict[str, Any]]:
         """The bound of the rows (rows,), to which each adds its share of what stands outside; and its parts (rows,).
 
+        The log density of what a guide observes, such as a label that it tells from x, is added to the bound.
+
         Args:
             target: of ``num_particles`` times the rows, draw after draw of them; ``arrays`` hold them so.
             params: unconstrained, of model and guide.
@@ -58,17 +60,20 @@ class RowBound:
             drawn = guided(latents)
         parts = self._parts(target, plate, drawn, arrays, held).averaged(target.backend.xp)
         xp, log_weight = target.backend.xp, parts.log_weight(beta, self.free_bits)[0]
+        log_weight = log_weight + self._sum(target, plate, (s for s in drawn.values() if s.kind == "observed"))[0]
         found = {"likelihood": parts.likelihood[0], "divergence": sum(parts.divergences)[0]}
         return self._pooled(target, log_weight), {n: xp.mean(x, axis=0) for n, x in found.items()}
 
     def log_weights(self, target: Target, guide: Any, plate: Plate, values: Any, arrays: Any, key: Any) -> Any:
         """log p(x, z) - log q(z | x) of one draw for each row (rows,), at constrained ``values`` of all params.
 
-        Discrete latents are summed out: log sum_y p(x, y, z_y) / q(z_y | x, y), z_y drawn for each y.
+        Discrete latents are summed out: log sum_y p(x, y, z_y) / q(z_y | x, y), z_y drawn for each y that the guide
+        does not rule out.
         """
-        held = {"values": values}
+        xp, held = target.backend.xp, {"values": values}
         parts = self._parts(target, plate, self._guided(target, guide, arrays, key=key, **held), arrays, held)
-        return target.backend.xp.logsumexp(parts.log_weight() + parts.log_mass, axis=0)[0]
+        possible = parts.log_mass > -xp.inf
+        return xp.logsumexp(xp.where(possible, parts.log_weight() + parts.log_mass, -xp.inf), axis=0)[0]
 
     def _guided(self, target: Target, guide: Any, arrays: Any, **request: Any) -> dict[str, Site]:
         """A run of the guide, discrete latents at all of their values."""
@@ -76,19 +81,18 @@ class RowBound:
 
     def _parts(self, target: Target, plate: Plate, drawn: Mapping[str, Site], arrays: Any, held: Any) -> Parts:
         """What the model says of the rows and of what the guide has drawn; ``held`` are the params of a request."""
-        xp, latents = target.backend.xp, _values(drawn)
+        latents = _values(drawn)
         sites = target.trace(arrays, **{**held, "values": {**held.get("values", {}), **latents}})
+        likelihood = self._sum(target, plate, (s for s in sites.values() if s.kind in ("observed", "factor")))
+        apart = ((drawn[n], self._divergence(target, drawn[n], sites[n])) for n in latents)
+        divergences = [self.of_rows(target, plate, site, x) for site, x in apart]
+        log_mass = self._sum(target, plate, (drawn[n] for n in latents if n in target.enumerated))
+        return Parts(likelihood, divergences or [target.backend.xp.zeros_like(likelihood)], log_mass)
 
-        def of_rows(site: Site, x: Any) -> Any:
-            found = self._of_rows(target, plate, site, x)
-            return found.reshape((found.shape[0], self.num_particles, -1))
-
-        seen = [of_rows(s, s.log_prob) for s in sites.values() if s.kind in ("observed", "factor")]
-        likelihood = sum(seen, start=xp.zeros((1, self.num_particles, plate.size // self.num_particles)))
-        divergences = [of_rows(drawn[n], self._divergence(target, drawn[n], sites[n])) for n in latents]
-        masses = [of_rows(drawn[n], drawn[n].log_prob) for n in latents if n in target.enumerated]
-        none = xp.zeros_like(likelihood)
-        return Parts(likelihood, divergences or [none], sum(masses, start=none))
+    def _sum(self, target: Target, plate: Plate, sites: Iterable[Site]) -> Any:
+        """Log probabilities of sites for each row, (values, draws, rows)."""
+        none = target.backend.xp.zeros((1, self.num_particles, plate.size // self.num_particles))
+        return sum((self.of_rows(target, plate, s, s.log_prob) for s in sites), start=none)
 
     def _divergence(self, target: Target, q: Site, p: Site) -> Any:
         """log q - log p of a latent, or its mean in closed form, of its batch shape."""
@@ -98,14 +102,14 @@ class RowBound:
         log_q: Any = q.log_prob
         return log_q - p.log_prob
 
-    def _of_rows(self, target: Target, plate: Plate, site: Site, x: Any) -> Any:
-        """x, of the site's batch shape, summed to one number for each row of the plate: (values, rows).
+    def of_rows(self, target: Target, plate: Plate, site: Site, x: Any) -> Any:
+        """x, of the site's batch shape, summed to one number for each row of the plate: (values, draws, rows).
 
         ``values`` are the joint values of discrete latents, 1 where there are none.
         """
         xp = target.backend.xp
         if not any(p.name == plate.name for p in site.plates):
-            return xp.sum(x) / self.num_rows + xp.zeros((1, plate.size))
+            return xp.sum(x) / self.num_rows + xp.zeros((1, self.num_particles, plate.size // self.num_particles))
         laid = sorted(target.enumerated.values())
         shape = [1] * max(-d for d in (plate.dim, *laid))
         shape[plate.dim] = plate.size
@@ -113,7 +117,7 @@ class RowBound:
             shape[dim] = target.discrete[name].cardinality or 1
         x = xp.broadcast_to(x, xp.broadcast_shapes(tuple(x.shape), tuple(shape)))
         x = xp.sum(x, axis=tuple(d for d in range(-x.ndim, 0) if d not in (plate.dim, *laid)))
-        return x.reshape((-1, plate.size))
+        return x.reshape((-1, self.num_particles, plate.size // self.num_particles))
 
     def _pooled(self, target: Target, log_weight: Any) -> Any:
         """(draws, rows) -> (rows,)."""

@@ -12,7 +12,7 @@ import numpy as np
 from ppl_gen.backends.protocol import Plate, UnsupportedError
 from ppl_gen.capabilities import Starts
 from ppl_gen.checks import ProgramError, in_short, name_bad_sites
-from ppl_gen.inference import importance
+from ppl_gen.inference import collapse, importance
 from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.elbo import BOUNDS
 from ppl_gen.inference.engine import Outcome, between, one_of, positive
@@ -141,8 +141,10 @@ class SVI(Training):
             outcome.attrs["guide"] = "laplace"
             return outcome
         if self.batch_size is not None:
-            called = (lambda *_, **__: None) if isinstance(guide, str) else guide
-            return fit(self, target.guided(), called, driver, seed)
+            outcome = fit(self, target.guided(), _no_guide if isinstance(guide, str) else guide, driver, seed)
+            if outcome.attrs["guided"]:
+                collapse.judge(outcome, target, guide)
+            return outcome
         native, chosen = self._native(target, guide)
         state = native.init(seed, target.arrays, self._start(target, seed))
         state, report, watch = self._loop(target, driver, native, state)
@@ -281,6 +283,10 @@ def _judge(outcome: Outcome, log_weights: np.ndarray) -> None:
         log_weights,
         "Use guide='multivariate_normal' or 'low_rank', more num_steps, or engine='nuts'",
     )
+
+
+def _no_guide(*_: Any, **__: Any) -> None:
+    """Of a program that has no latents, but for the params."""
 
 
 def _check_autoguide(target: Target, guide: str) -> None:

@@ -209,8 +209,9 @@ class VAE:
             self.check_x(x)
         for name, number in (("label", self.num_classes), ("context", self.num_context)):
             if (name in data) != bool(number):
+                hint = ": run.predict({'context': ...}) draws new rows" if not {"x", "context"} & set(data) else ""
                 raise DataError(f"VAE with num_{'classes' if name == 'label' else name}={number} takes "
-                                f"{'no' if name in data else 'a'} {name}")  # fmt: skip
+                                f"{'no' if name in data else 'a'} {name}{hint}")  # fmt: skip
         if self.num_classes:
             check_labels(data["label"], self.num_classes, least=0)
         if self.num_context and data["context"].shape[1:] != (self.num_context,):
@@ -226,8 +227,6 @@ class VAE:
 
     def row_data(self, values: Mapping[str, np.ndarray], n: int) -> dict[str, Any]:
         """Arguments that make n new rows, of the classes by turns."""
-        if self.num_context:
-            raise DataError("new rows want a context: run.predict({'context': ...}) draws them")
         return {"num_data": n} | ({"label": np.arange(n) % self.num_classes} if self.num_classes else {})
 
 

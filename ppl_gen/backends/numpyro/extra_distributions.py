@@ -165,7 +165,7 @@ class FromFunctions(native.Distribution):
     For an exact marginal likelihood that no library has. Event shape `event_shape`, batch shape that of `noise`; both
     functions are of arrays with any leading axes: `generate` maps values of `noise` to values of shape (...,
     *event_shape), `log_prob` those to (...). `support` is that of one entry; the reals where it is None. `both(e)`
-    gives `generate(e)` and the log density there, for what has just been drawn, where that is less work than `log_prob`.
+    gives `generate(e)` and the log density there, of what has just been drawn, where that is less work.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
