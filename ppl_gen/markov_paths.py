@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ppl_gen.categories import category
 from ppl_gen.markov_layout import block_length, cut, join
 from ppl_gen.markov_logs import LOG_ZERO
 
@@ -34,8 +35,8 @@ def simulate(xp: Any, initial: Any, transition: Any, uniform: Any) -> Any:
     Each step is a map from state to next state; they are composed by doubling.
     """
     num_steps = uniform.shape[-1]
-    first = _inverse_cdf(xp, xp.cumsum(initial, axis=-1), uniform[..., :1])
-    maps = _inverse_cdf(xp, xp.cumsum(transition, axis=-1), uniform[..., 1:, None])
+    first = category(xp, initial, uniform[..., :1])
+    maps = category(xp, transition, uniform[..., 1:, None])
     d = 1
     while d < num_steps - 1:
         later = xp.take_along_axis(maps[..., d:, :], maps[..., :-d, :], axis=-1)
@@ -43,11 +44,6 @@ def simulate(xp: Any, initial: Any, transition: Any, uniform: Any) -> Any:
         d *= 2
     start = xp.broadcast_to(first[..., None], (*maps.shape[:-1], 1))
     return xp.concatenate([first, xp.take_along_axis(maps, start, axis=-1)[..., 0]], axis=-1)
-
-
-def _inverse_cdf(xp: Any, cumulative: Any, u: Any) -> Any:
-    """The first state whose cumulative probability exceeds u, of those that have any."""
-    return xp.sum(xp.astype(u[..., None] * cumulative[..., -1:] >= cumulative[..., :-1], xp.int64), axis=-1)
 
 
 # Viterbi ----------------------------------------------------------------------------------------------------------

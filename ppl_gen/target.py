@@ -142,6 +142,12 @@ class Target:
         other.sites = {**self.sites, **new}
         return other
 
+    def guided(self) -> Target:
+        """The same target where a guide draws the discrete latents, so that none is left to be summed out."""
+        other = copy.copy(self)
+        other.discrete, other.enumerated = {}, {}
+        return other
+
     # Running the program -----------------------------------------------------------------------------------
 
     def trace(self, arrays: Mapping[str, Any], **request: Any) -> dict[str, Site]:
@@ -279,12 +285,6 @@ class Target:
         """The same, compiled."""
         build = functools.partial(self.backend.compile, self.batched_density(), calls=calls)
         return self.compiled(("value_and_grad", calls), build)
-
-    def flops(self, chains: int) -> float:
-        """Floating-point operations of a gradient of so many chains, about."""
-        position = self.backend.xp.zeros((chains, self.layout.dim))
-        counted = self.backend.flops(self.batched_density(), position, self.arrays)
-        return max(counted, 10.0 * chains * self.layout.dim)
 
     def density(self, arrays: Mapping[str, Any]) -> Density:
         """The density at ``arrays`` as kernels see it; for use inside a compiled step."""

@@ -75,7 +75,7 @@ DISTRIBUTIONS: dict[str, str] = {
     "Delta": "v=0.0, log_density=0.0, event_dim=0",
     "Flat": "support='real', shape=()",
     "FoldedDistribution": "base_dist",
-    "FromFunctions": "noise, generate, log_prob, event_shape=(), support=None",
+    "FromFunctions": "noise, generate, log_prob, event_shape=(), support=None, both=None",
     "ImproperUniform": "support, batch_shape, event_shape",
     "Independent": "base_dist, reinterpreted_batch_ndims",
     "MixtureSameFamily": "mixing_distribution, component_distribution",
@@ -90,7 +90,7 @@ STATIC = frozenset(
     _words(
         """
         dimension event_dim num_steps support shape base base_dist base_distribution batch_shape event_shape size
-        reinterpreted_batch_ndims mixing_distribution component_distribution transforms noise generate log_prob
+        reinterpreted_batch_ndims mixing_distribution component_distribution transforms noise generate log_prob both
         """
     )
 )

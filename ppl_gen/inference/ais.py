@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy.special import logsumexp
 
 from ppl_gen.evaluation.pareto_khat import pareto_khat
 from ppl_gen.inference import tempered_moves
+from ppl_gen.inference.annealed_walk import Schedule, State, advance, walk
 from ppl_gen.inference.chees import ChEES
 from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.engine import Engine, Outcome, between, one_of, positive
@@ -21,25 +22,9 @@ from ppl_gen.inference.starts import check_init
 from ppl_gen.inference.trajectories import State as Kernel
 from ppl_gen.target import Target
 
-_CHUNK = 10
 _KHAT = 0.7
 _LEAST_ESS = 100.0
 _PILOT = {"num_particles": 250, "num_chains": 2}
-
-
-class State(NamedTuple):
-    """Carried from temperature to temperature: position (particles, dim), log_weight (particles,)."""
-
-    position: Any
-    log_weight: Any
-
-
-class Schedule(NamedTuple):
-    """A fixed path, on the host: inverse temperatures (temperatures,) above 0, and a kernel for each."""
-
-    beta: np.ndarray
-    step_size: np.ndarray
-    scale: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,55 +147,30 @@ class AIS(Engine):
     def _walk(
         self, target: Target, driver: Driver, stream: int, start: Any, schedule: Schedule, forth: bool
     ) -> tuple[State, Mapping[str, np.ndarray]]:
-        """To the posterior, or back to the prior; the last state on the host.
-
-        Log weights are sum_k (beta_k - beta_{k-1}) log p(data | x_{k-1}), where x_{k-1} is before the move at beta_k on
-        the way forth and after it on the way back (Neal 2001, equations 8 and 9).
-        """
-        backend, steps = target.backend, np.diff(schedule.beta, prepend=0.0)
-        order = np.arange(len(steps)) if forth else np.arange(len(steps))[::-1]
-        gained = steps if forth else np.append(0.0, steps[:0:-1])  # by the position before each move
-        compiled = self._advance(target)
-
-        def advance(state: State, done: int, count: int) -> tuple[State, Any]:
-            rows = order[done : done + count]
-            held = {"step": gained[done : done + count], **schedule._asdict()}
-            fixed = {n: backend.asarray(x if n == "step" else x[rows]) for n, x in held.items()}
-            drawn = tempered_moves.noise(target, stream, done, count, len(state.position))
-            return compiled(state, {**drawn, **fixed}, target.arrays)
-
-        state = State(start, backend.xp.zeros((len(start),)))
-        state, report, _ = driver.run(
-            advance, state, len(steps), label=f"{self.name} {'forth' if forth else 'back'}", chunk=_CHUNK
-        )
+        """To the posterior, or back to the prior; the last state on the host."""
+        backend = target.backend
+        noise = lambda done, count: tempered_moves.noise(target, stream, done, count, len(start))
+        state, report = walk(
+            driver, backend, self._advance(target), noise, start, schedule, target.arrays,
+            f"{self.name} {'forth' if forth else 'back'}", forth,
+        )  # fmt: skip
         position, log_weight = backend.to_numpy(tuple(state))
         if not forth:
-            log_weight = log_weight + steps[0] * tempered_moves.log_likelihoods(target, state.position)
+            log_weight = log_weight + schedule.steps[0] * tempered_moves.log_likelihoods(target, state.position)
         return State(position, np.where(np.isnan(log_weight), -np.inf, log_weight)), report
 
     def _advance(self, target: Target) -> Any:
-        """Compiled ``(state, rows, arrays) -> (state, report)``: weigh, then move, at the temperature of each row."""
+        """Compiled: trajectories of one jittered length."""
         xp, most = target.backend.xp, self.max_steps
 
-        def begin(state: State, row: Any, arrays: Any) -> tuple[Any, Any]:
-            value, gradient, likelihood = target.tempered(arrays, row["beta"]).evaluate(state.position)
-            gain = xp.where(row["step"] > 0.0, row["step"] * likelihood, 0.0)
-            length = xp.zeros(()) + tempered_moves.LENGTH
-            kernel = Kernel(state.position, value, gradient, row["step_size"], row["scale"], length)
-            path, count = ChEES.begin(xp, kernel, row, most)
-            return (path, state.log_weight + gain, row["beta"]), count
+        def begin(kernel: Kernel, row: Any) -> tuple[Any, Any]:
+            return ChEES.begin(xp, kernel._replace(length=xp.zeros(()) + tempered_moves.LENGTH), row, most)
 
-        def repeat(carry: Any, arrays: Any) -> Any:
-            path, log_weight, beta = carry
-            return ChEES.leap(xp, target.tempered(arrays, beta), path), log_weight, beta
-
-        def finish(carry: Any, row: Any, arrays: Any) -> tuple[State, Any]:
-            moved, info = ChEES.end(xp, carry[0], row)
-            return State(moved.position, carry[1]), {"acceptance_rate": xp.mean(info.acceptance_rate)}
-
-        key = ("ais", "advance", most)
-        build = functools.partial(target.backend.scan_loops, begin, repeat, finish, calls=self.num_temperatures)
-        return target.compiled(key, build)
+        report = lambda info: {"acceptance_rate": xp.mean(info.acceptance_rate)}
+        build = functools.partial(
+            advance, target.backend, target.tempered, begin, report, calls=self.num_temperatures
+        )  # fmt: skip
+        return target.compiled(("ais", "advance", most), build)
 
     def _back(
         self, target: Target, driver: Driver, seed: int, draws: np.ndarray, schedule: Schedule

@@ -139,7 +139,7 @@ def _listed(names: Any) -> str:
     return ", ".join(map(repr, sorted(names)))
 
 
-def positive(engine: Engine, *names: str) -> None:
+def positive(engine: Any, *names: str) -> None:
     """Each named option is a whole number of at least 1."""
     for name in names:
         count(name, getattr(engine, name))

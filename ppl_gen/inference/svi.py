@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ppl_gen.backends.protocol import UnsupportedError
+from ppl_gen.backends.protocol import Plate, UnsupportedError
 from ppl_gen.capabilities import Starts
 from ppl_gen.checks import ProgramError, in_short, name_bad_sites
-from ppl_gen.inference import importance
+from ppl_gen.inference import collapse, importance
 from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.elbo import BOUNDS
 from ppl_gen.inference.engine import Outcome, between, one_of, positive
@@ -102,22 +102,22 @@ class SVI(Training):
                 "a Markov chain: use engine='nuts', 'map' or 'em', which sum over its paths"
             )
         guide = self._guide(target)
-        if target.discrete and self.elbo in ("mean_field", "iwae", "renyi"):
+        if target.discrete and self.elbo in self._without_discrete():
             raise UnsupportedError(
                 f"elbo={self.elbo!r} does not sum out discrete latents ({', '.join(map(repr, target.discrete))}): use "
-                "elbo='enum'"
+                f"elbo={'enum' if self.batch_size is None else 'trace'!r}"
             )
         if isinstance(guide, str):
             _check_autoguide(target, guide)
         else:
-            _check_guide(target, guide)
+            _check_guide(target, guide, self.batch_size is not None)
         if self.batch_size is not None:
-            rows_of(target, self.name)
-            if isinstance(guide, str) and target.layout.dim:
-                raise UnsupportedError(
-                    f"svi with a batch_size needs a guide that is a function of the rows, and that of "
-                    f"{target.program.name} is {guide!r}: pass guide=, or subsample a plate and leave out batch_size"
-                )
+            _, plate = rows_of(target.guided(), self.name)
+            _check_rows(target, guide, plate)
+
+    def _without_discrete(self) -> tuple[str, ...]:
+        """Bounds of programs whose latents are all continuous."""
+        return ("mean_field", "iwae", "renyi") if self.batch_size is None else ("iwae", "dreg")
 
     def rows_at_once(self, program: Program) -> int | None:
         """By minibatches those of a block stand for all of a model that names its rows."""
@@ -142,7 +142,10 @@ class SVI(Training):
             outcome.attrs["guide"] = "laplace"
             return outcome
         if self.batch_size is not None:
-            return fit(self, target, _no_guide if isinstance(guide, str) else guide, driver, seed)
+            outcome = fit(self, target.guided(), _no_guide if isinstance(guide, str) else guide, driver, seed)
+            if outcome.attrs["guided"]:
+                collapse.judge(outcome, target, guide)
+            return outcome
         native, chosen = self._native(target, guide)
         state = native.init(seed, target.arrays, self._start(target, seed))
         state, report, watch = self._loop(target, driver, native, state)
@@ -294,14 +297,32 @@ def _check_autoguide(target: Target, guide: str) -> None:
         target.require_gradient("svi with guide='laplace'")
 
 
-def _check_guide(target: Target, guide: Callable[..., Any]) -> None:
-    """A guide has a site for every latent of the model, and for nothing else."""
+def _check_rows(target: Target, guide: Any, plate: Plate) -> None:
+    """Latents of rows are drawn by a guide of the rows, discrete ones too."""
+    if isinstance(guide, str) and (target.layout.dim or target.discrete):
+        raise UnsupportedError(
+            f"svi with a batch_size needs a guide that is a function of the rows, and that of {target.program.name} is "
+            f"{guide!r}: pass guide=, or subsample a plate and leave out batch_size"
+        )
+    outside = [n for n, s in target.discrete.items() if plate.name not in {p.name for p in s.plates}]
+    if outside:
+        raise UnsupportedError(
+            f"svi by minibatches sums out discrete latents of single rows, and {', '.join(map(repr, outside))} of "
+            f"{target.program.name} stands outside of the plate {plate.name!r}: leave out batch_size"
+        )
+
+
+def _check_guide(target: Target, guide: Callable[..., Any], by_rows: bool) -> None:
+    """A guide has a site for every latent of the model, and for nothing else.
+
+    Discrete latents may be left out, unless it goes ``by_rows``.
+    """
     try:
         sites = target.trace_guide(lambda a: target.bound.call(guide, a), target.arrays, key=target.backend.key(0))
     except Exception as error:
         raise ProgramError(f"the guide of {target.program.name} failed: {in_short(error)}") from error
     drawn = {n for n, s in sites.items() if s.kind == "latent"}
-    needed = set(target.layout.names)
+    needed = set(target.layout.names) | (set(target.discrete) if by_rows else set())
     unknown = sorted(drawn - needed - set(target.discrete))
     missing = sorted(needed - drawn)
     if unknown or missing:

@@ -85,6 +85,13 @@ def end(xp: Any, path: Path, kinetic: Any, uniform: Any) -> tuple[State, Info]:
     return moved, Info(rate, kinetic - before.log_density, error, error > _DIVERGED, path.n_steps)
 
 
+def gradient_flops(target: Target, num_chains: int) -> float:
+    """Floating-point operations of a gradient of so many chains, about; ten for each number where none are counted."""
+    start = target.backend.xp.zeros((num_chains, target.layout.dim))
+    counted = target.backend.flops(target.batched_density(), start, target.arrays)
+    return max(counted, 10.0 * num_chains * target.layout.dim)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Trajectories(Chains):
     """A sampler of many chains whose transitions are paths of equally many steps; subclasses say of which.
@@ -163,7 +170,7 @@ class Trajectories(Chains):
         scale, step_size = target.backend.to_numpy((state.scale, state.step_size))
         width = preconditioning.widest(positions.reshape(-1, target.layout.dim) / scale)
         steps = 0.5 * _NEXT_LENGTH * width / step_size
-        gradient = target.flops(self.num_chains)
+        gradient = gradient_flops(target, self.num_chains)
         products = 6.0 * self.num_chains * target.layout.dim**2  # three in a step
         return bool(steps * gradient > _DENSE_STEPS * (gradient + products))
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ppl_gen.categories import category
 from ppl_gen.markov_logs import LOG_ZERO
 from ppl_gen.primitives import dist, sample, xp
 from ppl_gen.program import DataError
@@ -68,9 +69,7 @@ class Categories:
 
     def generate(self, params: Mapping[str, Any], z: Any, noise: Any) -> Any:
         """Codes x (..., T, 1) of states z (..., T) and standard normals (..., T, 1)."""
-        cumulative = xp.cumsum(params["probs"], axis=-1)[z]
-        above = xp.astype(xp.ndtr(noise) * cumulative[..., -1:] >= cumulative[..., :-1], xp.int64)
-        return xp.sum(above, axis=-1, keepdims=True)
+        return category(xp, params["probs"][z], xp.ndtr(noise[..., 0]))[..., None]
 
     def permuted(self, draws: Mapping[str, np.ndarray], lead: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """States in the order of their mean codes."""

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ppl_gen.categories import category
 from ppl_gen.missing import Missing
 from ppl_gen.models import _kmeans
 from ppl_gen.models._categories import normalised
@@ -284,9 +285,8 @@ class Mixtures:
 
     def generate(self, params: Mapping[str, Any], z: Any, noise: Any) -> Any:
         """x (..., T, D) of states z (..., T) and standard normals (..., T, 1 + D)."""
-        cumulative = xp.cumsum(params["weights"], axis=-1)[z]
-        above = xp.astype(xp.ndtr(noise[..., :1]) * cumulative[..., -1:] >= cumulative[..., :-1], xp.int64)
-        return self.gaussians.generate(self._flat(params), z * self.shape[1] + xp.sum(above, axis=-1), noise[..., 1:])
+        component = category(xp, params["weights"][z], xp.ndtr(noise[..., 0]))
+        return self.gaussians.generate(self._flat(params), z * self.shape[1] + component, noise[..., 1:])
 
     def permuted(self, draws: Mapping[str, np.ndarray], lead: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Components of each state in the order of their first coordinate; states in that of their means."""

@@ -11,7 +11,7 @@ import numpy as np
 from ppl_gen.flows.bijector import Chain
 from ppl_gen.flows.kinds import flow
 from ppl_gen.models._options import count
-from ppl_gen.primitives import dist, module, plate, sample
+from ppl_gen.primitives import dist, module, plate, sample, xp
 from ppl_gen.program import DataError
 
 _SPLINES = ("num_bins", "bound")
@@ -87,7 +87,12 @@ def pushed(base: Any, carry: Callable[..., Any], features: int, context: Any = N
     """The distribution of what a bijector makes of draws of ``base``."""
 
     def log_prob(x: Any) -> Any:
+        x = xp.broadcast_to(x, xp.broadcast_shapes(tuple(x.shape), (*base.batch_shape, features)))
         noise, log_det = carry(x, context, inverse=True)
         return base.log_prob(noise) + log_det
 
-    return dist.FromFunctions(base, lambda noise: carry(noise, context)[0], log_prob, event_shape=(features,))
+    def both(noise: Any) -> tuple[Any, Any]:
+        x, log_det = carry(noise, context)
+        return x, base.log_prob(noise) - log_det
+
+    return dist.FromFunctions(base, lambda noise: carry(noise, context)[0], log_prob, (features,), both=both)

@@ -316,14 +316,14 @@ class Run(Guided):
         identity.require_sites(target, self.saved.get("sites", ()))
         return target
 
-    def _by_rows(self, f: Callable[[Target], Any], data: Any) -> list[Any]:
+    def _by_rows(self, f: Callable[[Target], Any], data: Any, block_rows: int = _BLOCK_ROWS) -> list[Any]:
         """``f`` of the target at these data; for a model of rows, at blocks of them, which bounds the memory."""
         with self._scope():
-            bound = self._bind(data, _BLOCK_ROWS)
+            bound = self._bind(data, block_rows)
             try:
                 if not bound.by_rows:
                     return [f(self._checked(bound))]
-                return [f(self._target(block)) for block in bound.blocks(_BLOCK_ROWS)]
+                return [f(self._target(block)) for block in bound.blocks(block_rows)]
             except predicting.ShapeError as error:
                 fitted = {**self.constants, **self.observed, **identity.arguments(bound.program, self.data)}
                 raise ProgramError(identity.other_features(fitted, bound.host) or str(error)) from None

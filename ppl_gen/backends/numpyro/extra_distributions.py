@@ -164,32 +164,39 @@ class FromFunctions(native.Distribution):
 
     For an exact marginal likelihood that no library has. Event shape `event_shape`, batch shape that of `noise`; both
     functions are of arrays with any leading axes: `generate` maps values of `noise` to values of shape (...,
-    *event_shape), `log_prob` those to (...). `support` is that of one entry; the reals where it is None.
+    *event_shape), `log_prob` those to (...). `support` is that of one entry; the reals where it is None. `both(e)`
+    gives `generate(e)` and the log density there, of what has just been drawn, where that is less work.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
     pytree_data_fields = ("noise",)
-    pytree_aux_fields = ("_generate", "_log_prob", "_entry")
+    pytree_aux_fields = ("_generate", "_log_prob", "_entry", "_both")
 
-    def __init__(self, noise, generate, log_prob, event_shape=(), support=None, *, validate_args=None):
-        self.noise, self._generate, self._log_prob = noise, generate, log_prob
+    def __init__(self, noise, generate, log_prob, event_shape=(), support=None, both=None, *, validate_args=None):
+        self.noise, self._generate, self._log_prob, self._both = noise, generate, log_prob, both
         self._entry = constraints.real if support is None else support
         super().__init__(noise.batch_shape, tuple(event_shape), validate_args=validate_args)
 
     def expand(self, batch_shape):
         noise = self.noise.expand(tuple(batch_shape))
-        return FromFunctions(noise, self._generate, self._log_prob, self.event_shape, self._entry)
+        return FromFunctions(noise, self._generate, self._log_prob, self.event_shape, self._entry, self._both)
 
     @constraints.dependent_property
     def support(self):
         return constraints.independent(self._entry, len(self.event_shape)) if self.event_shape else self._entry
 
-    def log_prob(self, value):
-        found = self._log_prob(value)
+    def log_prob(self, value, intermediates=None):
+        found = intermediates[0] if intermediates else self._log_prob(value)
         return jnp.broadcast_to(found, jnp.broadcast_shapes(jnp.shape(found), self.batch_shape))
 
     def sample(self, key, sample_shape=()):
         return self._generate(self.noise.sample(key, sample_shape))
+
+    def sample_with_intermediates(self, key, sample_shape=()):
+        if self._both is None:
+            return self.sample(key, sample_shape), []
+        value, log_prob = self._both(self.noise.sample(key, sample_shape))
+        return value, [log_prob]
 
 
 class OneHotCategorical(native.Distribution):

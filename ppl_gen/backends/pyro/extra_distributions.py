@@ -107,13 +107,15 @@ class FromFunctions(TorchDistribution):
 
     For an exact marginal likelihood that no library has. Event shape `event_shape`, batch shape that of `noise`; both
     functions are of arrays with any leading axes: `generate` maps values of `noise` to values of shape (...,
-    *event_shape), `log_prob` those to (...). `support` is that of one entry; the reals where it is None.
+    *event_shape), `log_prob` those to (...). `support` is that of one entry; the reals where it is None. `both(e)`
+    gives `generate(e)` and the log density there, of what has just been drawn, where that is less work.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
 
-    def __init__(self, noise, generate, log_prob, event_shape=(), support=None, validate_args=None):
-        self.noise, self._generate, self._log_prob = noise, generate, log_prob
+    def __init__(self, noise, generate, log_prob, event_shape=(), support=None, both=None, validate_args=None):
+        self.noise, self._generate, self._log_prob, self._both = noise, generate, log_prob, both
+        self._drawn: tuple[Any, Any] = (None, None)  # the last value, and its log density
         self._entry = constraints.real if support is None else support
         super().__init__(noise.batch_shape, torch.Size(event_shape), validate_args=validate_args)
 
@@ -123,21 +125,27 @@ class FromFunctions(TorchDistribution):
 
     def expand(self, batch_shape, _instance=None):
         noise = self.noise.expand(torch.Size(batch_shape))
-        return FromFunctions(noise, self._generate, self._log_prob, self.event_shape, self._entry)
+        return FromFunctions(noise, self._generate, self._log_prob, self.event_shape, self._entry, self._both)
 
     @constraints.dependent_property
     def support(self):
         return constraints.independent(self._entry, len(self.event_shape)) if self.event_shape else self._entry
 
     def log_prob(self, value):
-        found = self._log_prob(value)
+        found = self._drawn[1] if value is self._drawn[0] else self._log_prob(value)
         return found.expand(torch.broadcast_shapes(found.shape, self.batch_shape))
 
     def rsample(self, sample_shape=()):
-        return self._generate(self.noise.rsample(sample_shape))
+        return self._generated(self.noise.rsample(sample_shape))
 
     def sample(self, sample_shape=()):
-        return self._generate(self.noise.sample(sample_shape))
+        return self._generated(self.noise.sample(sample_shape))
+
+    def _generated(self, noise):
+        if self._both is None:
+            return self._generate(noise)
+        self._drawn = self._both(noise)
+        return self._drawn[0]
 
 
 class DiscreteUniform(TorchDistribution):
