@@ -16,10 +16,9 @@ from ppl_gen.flows.radial import Radial
 Layer = Callable[..., list[Bijector]]
 
 
-def _coupling(map: Any, mixed: bool = False) -> Layer:
+def _coupling(map: Any) -> Layer:
     def layer(i: int, features: int, options: dict[str, Any], **spline: Any) -> list[Bijector]:
-        one = Coupling(features, map(**spline), swapped=i % 2 == 1, **options)
-        return [Linear(features), one] if mixed else [one]
+        return [Coupling(features, map(**spline), swapped=i % 2 == 1, **options)]
 
     return layer
 
@@ -33,6 +32,14 @@ def _autoregressive(map: Any, inverse: bool) -> Layer:
     return layer
 
 
+def _mixed(layer: Layer) -> Layer:
+    """With a linear map before it on the way from data to noise, which is the way that is quick.
+
+    It mixes the entries, and brings what lies outside of the box of a spline into it.
+    """
+    return lambda i, features, *rest, **spline: [*layer(i, features, *rest, **spline), Inverse(Linear(features))]
+
+
 def _plain(kind: Any) -> Layer:
     return lambda i, features, options: [kind(features)]
 
@@ -40,9 +47,9 @@ def _plain(kind: Any) -> Layer:
 # From noise to data. Where an autoregressive map is taken inversely, densities are quick and draws go entry by entry.
 KINDS: dict[str, Layer] = {
     "realnvp": _coupling(Affine),
-    "glow": _coupling(Affine, mixed=True),
-    "nsf": _autoregressive(Spline, inverse=True),
-    "nsf_coupling": _coupling(Spline, mixed=True),
+    "glow": _mixed(_coupling(Affine)),
+    "nsf": _mixed(_autoregressive(Spline, inverse=True)),
+    "nsf_coupling": _mixed(_coupling(Spline)),
     "maf": _autoregressive(Affine, inverse=True),
     "iaf": _autoregressive(Affine, inverse=False),
     "planar": _plain(Planar),

@@ -76,22 +76,25 @@ class Spline:
     def _bin(self, xp: Any, at: Any, says: Any, of_images: bool) -> tuple[Any, ...]:
         """Left end, lower end, width, height and the two slopes of the bin that a number lies in."""
         k = self.num_bins
-        widths, lefts = self._sides(xp, says[..., :k])
-        heights, lows = self._sides(xp, says[..., k : 2 * k])
-        inner = _LEAST_SLOPE + xp.softplus(says[..., 2 * k :] + math.log(math.expm1(1.0 - _LEAST_SLOPE)))
-        ends = xp.ones_like(says[..., :1])
-        slopes = xp.concatenate([ends, inner, ends], axis=-1)
-        knots = (lows if of_images else lefts)[..., 1:]
-        index = xp.sum(xp.astype(at[..., None] >= knots, xp.int64), axis=-1)
-        chosen = xp.astype(index[..., None] == xp.arange(k), at.dtype)
-        found = (lefts, lows, widths, heights, slopes[..., :-1], slopes[..., 1:])
-        return tuple(xp.sum(chosen * x, axis=-1) for x in found)
+        widths, heights = self._lengths(xp, says[..., :k]), self._lengths(xp, says[..., k : 2 * k])
+        inner = says[..., 2 * k :]
+        knots = xp.cumsum((heights if of_images else widths)[..., :-1], axis=-1) - self.bound
+        passed = xp.astype(at[..., None] >= knots, at.dtype)
+        none = xp.zeros_like(passed[..., :1])
+        own = xp.concatenate([none + 1.0, passed], axis=-1) - xp.concatenate([passed, none], axis=-1)  # 1 at the bin
+        left, low = (xp.sum(passed * x[..., :-1], axis=-1) - self.bound for x in (widths, heights))
+        width, height = (xp.sum(own * x, axis=-1) for x in (widths, heights))
+        d0, d1 = (self._slope(xp, xp.sum(x * inner, axis=-1)) for x in (own[..., 1:], own[..., :-1]))
+        return left, low, width, height, d0, d1
 
-    def _sides(self, xp: Any, says: Any) -> tuple[Any, Any]:
-        """Lengths of the bins and where they begin."""
-        k = self.num_bins
-        lengths = 2.0 * self.bound * (_LEAST_BIN + (1.0 - _LEAST_BIN * k) * xp.softmax(says, axis=-1))
-        return lengths, xp.cumsum(lengths, axis=-1) - lengths - self.bound
+    def _lengths(self, xp: Any, says: Any) -> Any:
+        """Of the bins."""
+        free = 1.0 - _LEAST_BIN * self.num_bins
+        return 2.0 * self.bound * (_LEAST_BIN + free * xp.softmax(says, axis=-1))
+
+    def _slope(self, xp: Any, says: Any) -> Any:
+        """1 where nothing is said, as at the ends of the box."""
+        return _LEAST_SLOPE + xp.softplus(says + math.log(math.expm1(1.0 - _LEAST_SLOPE)))
 
 
 def _rational_quadratic(xp: Any, share: Any, slope: Any, height: Any, d0: Any, d1: Any) -> tuple[Any, Any]:

@@ -22,7 +22,7 @@ class Flow:
     """x = T(e), e ~ N(0, I), T invertible and learned: log p(x) is exact (Papamakarios et al. 2021).
 
     Sites: ``x`` (N, D); params: the weights of ``flow``. Train it by ``engine="svi"`` with a ``batch_size``, on data of
-    about mean 0 and standard deviation 1.
+    about mean 0 and standard deviation 1. In a program of yours it is :meth:`distribution`.
 
     Attributes:
         kind: "realnvp", "glow", "nsf", "nsf_coupling", "maf", "iaf", "planar" or "radial".
@@ -61,9 +61,19 @@ class Flow:
     def __call__(self, x: Any = None, context: Any = None, num_data: int | None = None) -> None:
         """The program; ``x`` has shape (N, D)."""
         n = (num_data or 1) if x is None else x.shape[0]
-        carry = module("flow", self.bijector())
+        density = self.distribution("flow", context)
         with plate("data", n):
-            sample("x", pushed(self._base(), carry, self.features, context), obs=x)
+            sample("x", density, obs=x)
+
+    def distribution(self, name: str, context: Any = None) -> Any:
+        """What a program of yours can draw from or observe, event shape (features,): a prior, a likelihood, a guide.
+
+        Call it outside of plates, once for each set of weights, which are params ``{name}.{path}``.
+
+        Args:
+            context: (..., num_context), of a conditional flow, one for each draw or observation.
+        """
+        return pushed(self._base(), module(name, self.bijector()), self.features, context)
 
     def _base(self) -> Any:
         if self.base is not None:

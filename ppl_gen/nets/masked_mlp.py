@@ -52,7 +52,8 @@ class MaskedMLP(Net):
         """Of inputs (1 to their number), of every layer's units (0 sees none), of outputs."""
         order = range(self.num_inputs) if self.order is None else self.order
         inputs = tuple(place + 1 for place in order)
-        hidden = [tuple(i % max(self.num_inputs, 1) for i in range(width)) for width in self.hidden]
+        least = 0 if self.num_context or self.num_inputs == 1 else 1  # a unit of degree 0 sees nothing but the context
+        hidden = [tuple(least + i % (self.num_inputs - least) for i in range(width)) for width in self.hidden]
         outputs = tuple(degree for degree in inputs for _ in range(self.out_features))
         return [inputs, *hidden, outputs]
 
