@@ -15,7 +15,7 @@ from ppl_gen.checks import ProgramError, in_short, name_bad_sites
 from ppl_gen.inference import importance
 from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.elbo import BOUNDS
-from ppl_gen.inference.engine import Outcome, between, one_of, positive
+from ppl_gen.inference.engine import Outcome, between, one_of, positive, require_processes
 from ppl_gen.inference.fitting import fit
 from ppl_gen.inference.laplace import laplace
 from ppl_gen.inference.starts import check_init
@@ -113,6 +113,13 @@ class SVI(Training):
             _check_guide(target, guide)
         if self.batch_size is not None:
             rows_of(target, self.name)
+            if self.processes:
+                require_processes(target)
+                if self.batch_size % target.backend.num_processes():
+                    raise ValueError(
+                        f"batch_size {self.batch_size} does not divide among {target.backend.num_processes()} "
+                        "processes, each of which has its share of a batch: choose a multiple"
+                    )
             if isinstance(guide, str) and target.layout.dim:
                 raise UnsupportedError(
                     f"svi with a batch_size needs a guide that is a function of the rows, and that of "
