@@ -121,8 +121,8 @@ def _run(
     room = backends.get(setting.backend)
     began = time.perf_counter()
     with room.scope(precision=setting.precision, device=setting.device, seed=setting.seed), ExitStack() as stack:
-        rows = chosen.rows_at_once(declared)
-        target = Target(declared.bind(data, room, (setting.precision, setting.device), rows))
+        rows = chosen.rows_at_once(declared), chosen.rows_of_files
+        target = Target(declared.bind(data, room, (setting.precision, setting.device), *rows))
         chosen, why = chosen.pick(target)
         if place is not None:
             _require_resumes(chosen)

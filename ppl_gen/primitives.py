@@ -92,7 +92,7 @@ def module(name: str, net: Any) -> Callable[..., Any]:
         net = net[active.array_library]
     if _makes_network(net):
         net = backends.network(name, net)
-    return active.module(name, net)
+    return active.module(name, net, backends.computes_in())
 
 
 def _makes_network(net: Any) -> bool:

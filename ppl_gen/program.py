@@ -74,13 +74,20 @@ class Program:
         return inspect.signature(self.model)
 
     def bind(
-        self, data: Any, backend: Backend, setting: tuple[Any, ...] = (), block_rows: int | None = None
+        self,
+        data: Any,
+        backend: Backend,
+        setting: tuple[Any, ...] = (),
+        block_rows: int | None = None,
+        rows_of_files: bool = False,
     ) -> Bound:
         """Check ``data``, put them on the active device, and hold them together with the program.
 
         Args:
             block_rows: for an engine that goes by rows (see :mod:`ppl_gen.rows`): longer data stay on the host, and
                 the program sees only the first block.
+            rows_of_files: where the model does not name what holds rows (``em_rows``), that are the memory-mapped
+                arguments and all that are as long.
 
         Raises:
             DataError: data that are empty, not numbers, not finite, or not what the model's signature says.
@@ -90,8 +97,17 @@ class Program:
                 f"{self.name} is a native {self.backend} program and cannot run on {backend.name}: pass "
                 f"backend={self.backend!r}, or write it with pg.sample, pg.plate, dist and xp to run it on both"
             )
+        return Bound(self, backend, *_arguments(self, data), setting, block_rows, rows_of_files)
+
+    def arrays(self, data: Any) -> dict[str, np.ndarray]:
+        """Data of any form that :meth:`bind` takes as arrays by argument; their numbers are not looked at.
+
+        Raises:
+            DataError: data that are no arrays of numbers, or not what the model's signature says.
+        """
         args, kwargs = _arguments(self, data)
-        return Bound(self, backend, args, kwargs, setting, block_rows)
+        found = {n: as_array(n, x) for n, x in (*args, *kwargs.items())}
+        return {n: x for n, x in found.items() if x is not None}
 
 
 def program(
@@ -143,7 +159,7 @@ class Bound:
         arrays: argument name -> the backend's array; the rest of the arguments are fixed.
         missing: arguments with entries that were not observed.
         observed: observed site -> name in ``arrays`` of the value in its place, see :meth:`observing`.
-        by_rows: ``arrays`` hold the first rows only, ``host`` all of them.
+        seen: the same on the host; by_rows: these are the first rows only of the arguments ``rows``, ``host`` has all.
         key: equal for two that can share compiled functions.
     """
 
@@ -155,6 +171,7 @@ class Bound:
         kwargs: dict,
         setting: tuple,
         block_rows: int | None = None,
+        rows_of_files: bool = False,
     ):
         self.program, self.backend, self._setting = program, backend, setting
         self.host: dict[str, np.ndarray] = {}
@@ -164,7 +181,7 @@ class Bound:
         self._same: dict[str, str] = {}
         self._args = tuple(self._slot(name, value) for name, value in args)
         self._kwargs = {name: self._slot(name, value) for name, value in kwargs.items()}
-        self._block_rows = block_rows
+        self._block_rows, self._rows_of_files = block_rows, rows_of_files
         if isinstance(program.model, ChecksData):
             program.model.check_data(self.host)
         self._place(tuple(self._gaps))
@@ -172,15 +189,21 @@ class Bound:
     def _place(self, missing: tuple[str, ...]) -> None:
         """Put the arrays on the device."""
         program, block_rows, self.missing = self.program, self._block_rows, missing
-        rows = getattr(program.model, "em_rows", ()) if block_rows else ()
-        self.by_rows = any(len(x) > (block_rows or 0) for n, x in self.host.items() if n in rows)
-        seen = {n: x[:block_rows] if self.by_rows and n in rows else x for n, x in self.host.items()}
-        self.arrays = {n: self.on_device(n, x) for n, x in seen.items()}
-        shapes = tuple((n, x.shape, str(x.dtype), n in self.missing) for n, x in seen.items())
+        self.rows = self._names_of_rows() if block_rows else ()
+        self.by_rows = any(len(self.host[n]) > (block_rows or 0) for n in self.rows)
+        self.seen = {n: x[:block_rows] if self.by_rows and n in self.rows else x for n, x in self.host.items()}
+        self.arrays = {n: self.on_device(n, x) for n, x in self.seen.items()}
+        shapes = tuple((n, x.shape, str(x.dtype), n in self.missing) for n, x in self.seen.items())
         held = (*enumerate(self._args), *self._kwargs.items())
         statics = tuple((name, type(value), _hashable(value)) for name, value in held)
         read = tuple(surroundings(f) for f in (program.model, program.guide) if inspect.isfunction(f))
         self.key: tuple[Any, ...] = (self.backend.name, self._setting, shapes, statics, read)
+
+    def _names_of_rows(self) -> tuple[str, ...]:
+        if hasattr(self.program.model, "em_rows") or not self._rows_of_files:
+            return tuple(n for n in getattr(self.program.model, "em_rows", ()) if n in self.host)
+        lengths = {len(x) for x in self.host.values() if isinstance(x, np.memmap) and x.ndim}
+        return tuple(n for n, x in self.host.items() if x.ndim and len(x) in lengths)
 
     def with_gaps(self) -> Bound:
         """The same data, held as if entries were missing wherever the model allows for that.
@@ -241,8 +264,13 @@ class Bound:
     def without_data(self) -> Bound:
         """The same, to run the program on arrays that are handed in, without those that are held here."""
         other = copy.copy(self)
-        other.host, other.arrays = {}, {}
+        other.host, other.seen, other.arrays = {}, {}, {}
         return other
+
+    @property
+    def precision(self) -> str | None:
+        """Of the run that it was bound for, where it was for one."""
+        return next(iter(self._setting), None)
 
     @property
     def data(self) -> Any:

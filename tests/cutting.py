@@ -16,8 +16,8 @@ class Cut(Exception):
     pass
 
 
-def cut_at_every_commit(monkeypatch, path, begin) -> tuple[pg.Run, int]:
-    """The run that goes on each time after one commit more; and how often it was cut off."""
+def cut_at_every_commit(monkeypatch, path, begin, **again) -> tuple[pg.Run, int]:
+    """The run that goes on each time after one commit more, handed ``again``; and how often it was cut off."""
     commit = Checkpoint.commit
 
     def once(self, *args, **options):
@@ -29,7 +29,7 @@ def cut_at_every_commit(monkeypatch, path, begin) -> tuple[pg.Run, int]:
         begin()
     for cuts in range(1, 200):
         try:
-            return pg.resume(path, progress=False), cuts
+            return pg.resume(path, progress=False, **again), cuts
         except Cut:
             continue
     raise AssertionError("the run does not come to its end")

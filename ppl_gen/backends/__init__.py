@@ -17,6 +17,7 @@ NAMES = ("numpyro", "pyro")
 _active: ContextVar[Backend | None] = ContextVar("ppl_gen_backend", default=None)
 _seed: ContextVar[int] = ContextVar("ppl_gen_seed", default=0)
 _networks: ContextVar[dict[tuple[str, int], Any] | None] = ContextVar("ppl_gen_networks", default=None)
+_computing: ContextVar[str | None] = ContextVar("ppl_gen_computing", default=None)
 
 
 def get(name: str) -> Backend:
@@ -59,6 +60,11 @@ def activate(backend: Backend, seed: int = 0) -> Iterator[Backend]:
         _seed.reset(sown)
 
 
+def computes_in() -> str | None:
+    """The dtype that :func:`computing` has set."""
+    return _computing.get()
+
+
 def seed() -> int:
     """Of the run that is under way, 0 outside of any."""
     return _seed.get()
@@ -75,6 +81,16 @@ def keeping(networks: dict[tuple[str, int], Any]) -> Iterator[None]:
         yield
     finally:
         _networks.reset(token)
+
+
+@contextmanager
+def computing(dtype: str | None) -> Iterator[None]:
+    """Networks inside compute in this dtype, of weights that stay in the run's precision; in that one where None."""
+    token = _computing.set(dtype)
+    try:
+        yield
+    finally:
+        _computing.reset(token)
 
 
 def network(name: str, make: Callable[[], Any]) -> Any:

@@ -126,6 +126,20 @@ class Request:
     check: bool = False
 
 
+@dataclass(frozen=True)
+class Share:
+    """How the rows of a batch lie over devices and processes.
+
+    Attributes:
+        here: rows that this process hands in; seen: rows that a compiled step sees.
+        place: ``place(tree, axis)`` lays rows along ``axis`` as they are to lie; what has none (axis None) on each.
+    """
+
+    here: int
+    seen: int
+    place: Callable[[Tree, int | None], Tree]
+
+
 class Bijection(Protocol):
     """Unconstrained coordinates of a constraint; same coordinates on both backends."""
 
@@ -208,7 +222,7 @@ class Backend(Protocol):
     @property
     def deterministic(self) -> Callable[[str, Array], Array]: ...
     @property
-    def module(self) -> Callable[[str, Any], Callable[..., Array]]: ...
+    def module(self) -> Callable[[str, Any, str | None], Callable[..., Array]]: ...
     @property
     def mask(self) -> Callable[..., AbstractContextManager[Any]]: ...
     @property
@@ -217,9 +231,11 @@ class Backend(Protocol):
     def observing(self) -> Callable[[Mapping[str, Array]], AbstractContextManager[Any]]: ...
 
     # Arrays: to the device in the active precision, to the host, back with the bits unchanged; on_host() says whether
-    # the device is the CPU, so that NumPy does its work no slower.
+    # the device is the CPU, so that NumPy does its work no slower; has_bfloat16(), whether it computes in bfloat16.
     @property
     def on_host(self) -> Callable[[], bool]: ...
+    @property
+    def has_bfloat16(self) -> Callable[[], bool]: ...
     @property
     def asarray(self) -> Callable[..., Array]: ...
     @property
@@ -287,16 +303,21 @@ class Backend(Protocol):
     @property
     def scope_of_thread(self) -> bool: ...
 
-    # Processes that work on parts of one data set.
+    # Processes that work on parts of one data set. share(count, processes) of a batch of so many rows, over all
+    # processes where ``processes``, of which each then hands in the same number.
+    @property
+    def share(self) -> Callable[[int, bool], Share]: ...
     @property
     def num_processes(self) -> Callable[[], int]: ...
+    @property
+    def process_index(self) -> Callable[[], int]: ...
     @property
     def sum_over_processes(self) -> Callable[[Tree], Tree]: ...
     @property
     def from_first_process(self) -> Callable[[Tree], Tree]: ...
 
     # Native algorithms. minimise(f, method=, learning_rate=, calls=) -> (init, advance); descend(loss, optimizer=,
-    # learning_rate=, clip_norm=, ema=, calls=) -> (init, advance), by minibatches.
+    # learning_rate=, clip_norm=, ema=, processes=, calls=) -> (init, advance), by minibatches.
     @property
     def minimise(self) -> Callable[..., tuple[Callable[..., Tree], Callable[..., tuple[Tree, Array]]]]: ...
     @property

@@ -12,7 +12,7 @@ from ppl_gen.expectation import Expectation
 from ppl_gen.inference.climbing import Climbing, check_rows, check_weights
 from ppl_gen.inference.closed_steps import SHORT, ClosedSteps
 from ppl_gen.inference.driver import Driver
-from ppl_gen.inference.engine import Outcome, one_of, positive
+from ppl_gen.inference.engine import Outcome, one_of, positive, require_processes
 from ppl_gen.inference.maximum import OBJECTIVES
 from ppl_gen.inference.program_steps import ProgramSteps
 from ppl_gen.inference.starts import check_init, check_model_init
@@ -99,10 +99,8 @@ class EM(Climbing):
                 raise UnsupportedError(f"processes=True needs {own}: fit all rows in one process")
             if self.starts == "prior":
                 raise UnsupportedError(f"starts='prior' needs {own}: use num_restarts, or init={{site: value}}")
-        if self.processes and target.backend.num_processes() < 2:
-            by_jax = target.backend.array_library == "jax"
-            first = "call jax.distributed.initialize(...) first" if by_jax else "start the script with torchrun"
-            raise ValueError(f"processes=True and there is only one process, which would fit its own rows: {first}")
+        if self.processes:
+            require_processes(target)
 
     def _closed(self, target: Target) -> bool:
         return self._closed_model(target.program)

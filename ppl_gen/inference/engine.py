@@ -55,6 +55,7 @@ class Engine:
     name: ClassVar[str] = ""
     needs: ClassVar[str] = ""
     resumes: ClassVar[bool] = False  # True where all that it carries along goes through the driver, as states
+    rows_of_files: ClassVar[bool] = False  # True where it reads rows from files for any program, see Program.bind
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -137,6 +138,14 @@ def _close(name: str, known: Any) -> str:
 
 def _listed(names: Any) -> str:
     return ", ".join(map(repr, sorted(names)))
+
+
+def require_processes(target: Target) -> None:
+    """Raises ValueError: this is the only process there is, where ``processes=True``."""
+    if target.backend.num_processes() < 2:
+        by_jax = target.backend.array_library == "jax"
+        first = "call jax.distributed.initialize(...) first" if by_jax else "start the script with torchrun"
+        raise ValueError(f"processes=True and there is only one process, which would fit its own rows: {first}")
 
 
 def positive(engine: Any, *names: str) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,54 +28,63 @@ def dequantize(rng: np.random.Generator, rows: Rows) -> Rows:
 AUGMENTS: dict[str, Augment] = {"binarize": binarize, "dequantize": dequantize}
 
 
+@dataclass(frozen=True)
+class Finish:
+    """What is done to the rows of a step before they are handed over.
+
+    Attributes:
+        floating: the dtype that floating-point numbers come in.
+    """
+
+    seed: int
+    augment: Augment | None
+    floating: np.dtype
+
+    def __call__(self, rows: Mapping[str, np.ndarray], step: int) -> Rows:
+        held = {n: np.asarray(x, self.floating if x.dtype.kind == "f" else x.dtype) for n, x in rows.items()}
+        return held if self.augment is None else self.augment(np.random.default_rng([self.seed, 1, step]), held)
+
+
 class Feed:
     """Rows of arrays on the host, in memory or in files, in an order that the seed and the step alone decide.
 
     Args:
         index: which rows of the arrays there are.
-        floating: the dtype that floating-point numbers come in.
 
     Attributes:
+        num_rows: that there are.
         steps_per_epoch: of ``batch_size`` rows; rows that are left over come in another epoch.
     """
 
-    def __init__(
-        self,
-        arrays: Mapping[str, np.ndarray],
-        index: np.ndarray,
-        batch_size: int,
-        seed: int,
-        augment: Augment | None,
-        floating: np.dtype,
-    ):
-        self._arrays, self._index = dict(arrays), index
-        self._size, self._seed, self._augment, self._floating = batch_size, seed, augment, floating
-        self.steps_per_epoch = len(index) // batch_size
+    def __init__(self, arrays: Mapping[str, np.ndarray], index: np.ndarray, batch_size: int, finish: Finish):
+        self._arrays, self._index, self._size, self._finish = dict(arrays), index, batch_size, finish
+        self.num_rows, self.steps_per_epoch = len(index), len(index) // batch_size
         self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, int))
 
     def rows(self, start: int, count: int) -> Rows:
         """The batches of ``count`` steps from ``start``: name -> (count, batch_size, ...)."""
-        found: Rows = {}
-        for i in range(count):
-            for name, x in self._batch(start + i).items():
-                if not i:
-                    found[name] = _aligned((count, *x.shape), x.dtype)
-                found[name][i] = x
-        return found
+        return stacked((self._batch(step) for step in range(start, start + count)), count)
 
     def _batch(self, step: int) -> Rows:
         epoch, place = divmod(step, self.steps_per_epoch)
         picked = np.sort(self._order_of(epoch)[place * self._size : (place + 1) * self._size])  # files like order
-        rows = {n: self._in_precision(x[picked]) for n, x in self._arrays.items()}
-        return rows if self._augment is None else self._augment(np.random.default_rng([self._seed, 1, step]), rows)
-
-    def _in_precision(self, x: np.ndarray) -> np.ndarray:
-        return np.asarray(x, self._floating if x.dtype.kind == "f" else x.dtype)
+        return self._finish({n: x[picked] for n, x in self._arrays.items()}, step)
 
     def _order_of(self, epoch: int) -> np.ndarray:
         if self._order[0] != epoch:
-            self._order = (epoch, np.random.default_rng([self._seed, 0, epoch]).permutation(self._index))
+            self._order = (epoch, np.random.default_rng([self._finish.seed, 0, epoch]).permutation(self._index))
         return self._order[1]
+
+
+def stacked(batches: Iterable[Rows], count: int) -> Rows:
+    """So many batches one upon the other, name -> (count, rows, ...)."""
+    found: Rows = {}
+    for i, batch in enumerate(batches):
+        for name, x in batch.items():
+            if not i:
+                found[name] = _aligned((count, *x.shape), x.dtype)
+            found[name][i] = x
+    return found
 
 
 class Ahead:

@@ -3,52 +3,54 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from contextlib import closing
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from ppl_gen.backends.protocol import UnsupportedError
 from ppl_gen.inference.driver import Driver, chunk_size
 from ppl_gen.inference.elbo import RowBound
 from ppl_gen.inference.engine import Outcome
-from ppl_gen.inference.feed import AUGMENTS, Ahead, Feed
+from ppl_gen.inference.feed import AUGMENTS, Ahead, Feed, Finish
+from ppl_gen.inference.streams import Stream
 from ppl_gen.inference.training import rows_of, trainer
+from ppl_gen.program import Bound
 from ppl_gen.target import Target
 
 _CHUNK_BYTES, _CHUNK = 2**24, 250  # of the batches of a compiled call, and how many at most
+_LOOKS = 2**30  # the number of the first step that rows kept back take their draws from
 _SAID = ("loss", "likelihood", "divergence", "gradient_norm", "validation")
 
 
 class Fit:
-    """A run of training, from its options to what it ends with."""
+    """A run of training, from its options to what it ends with.
+
+    Attributes:
+        steps_per_epoch: of all processes.
+    """
 
     def __init__(self, engine: Any, target: Target, guide: Callable[..., Any], seed: int):
         self.engine, self.target, self.seed = engine, target, seed
         names, _ = rows_of(target, engine.name)
-        host = {n: target.bound.host[n] for n in names}
-        num_rows, size, backend = len(host[names[0]]), engine.batch_size, target.backend
-        order = np.random.default_rng([seed, 7]).permutation(num_rows)
-        held_out = round(engine.validation * num_rows)
-        _check_sizes(engine, num_rows - held_out, held_out)
-        floating = np.asarray(backend.to_numpy(backend.asarray(0.0))).dtype
-        augment = AUGMENTS.get(engine.augment, engine.augment)
-        kept_back, train = np.sort(order[:held_out]), np.sort(order[held_out:])
-        self.feed = Feed(host, train, size, seed, augment, floating)
-        self.looks = Feed(host, kept_back, size, seed, augment, floating) if held_out else None
-        steps = self.feed.steps_per_epoch
-        self.num_steps = engine.num_steps if engine.num_epochs is None else engine.num_epochs * steps
+        self.share = target.backend.share(engine.batch_size, engine.processes)
+        self.feed, self.looks = _feeds(engine, target.bound, names, self.share.here, seed)
+        num_rows = round(self._sum(self.feed.num_rows))
+        self.steps_per_epoch = num_rows // engine.batch_size
+        self.num_steps = engine.num_steps if engine.num_epochs is None else engine.num_epochs * self.steps_per_epoch
         kind = {"auto": "trace"}.get(engine.elbo, engine.elbo)
         bound = RowBound(num_rows, kind, engine.num_particles, engine.free_bits)
-        self.trainer = trainer(target, guide, bound, size)
-        self.fixed = {n: x for n, x in target.arrays.items() if n not in names}
+        self.trainer = trainer(target, guide, bound, self.share.seen, _dtype_of_networks(engine, target))
+        self.fixed = self.share.place({n: x for n, x in target.arrays.items() if n not in names}, None)
         self.init, self.advance, self.look = self._compiled(guide)
 
     def _compiled(self, guide: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:
         """Where training starts, many steps of it, and the loss of rows kept back: compiled once for like runs."""
         engine, made, backend = self.engine, self.trainer, self.target.backend
-        options = {n: getattr(engine, n) for n in ("optimizer", "learning_rate", "clip_norm", "ema")}
+        options = {n: getattr(engine, n) for n in ("optimizer", "learning_rate", "clip_norm", "ema", "processes")}
         calls = 10 ** math.ceil(math.log10(self.num_steps))  # coarse: runs of like length share what is compiled
 
         def build() -> tuple[Callable[..., Any], ...]:
@@ -58,42 +60,65 @@ class Fit:
 
         if not isinstance(engine.optimizer, str):
             return build()
-        key = ("training", guide, made.bound, engine.batch_size, calls, *options.values())
+        key = ("training", guide, made.bound, made.computes_in, self.share.seen, calls, *options.values())
         return self.target.compiled(key, build)
+
+    def _sum(self, x: float) -> float:
+        """Over all processes that train together."""
+        backend = self.target.backend
+        if not self.engine.processes:
+            return x
+        return float(backend.to_numpy(backend.sum_over_processes({"x": backend.asarray(np.array(x, float))})["x"]))
 
     def run(self, driver: Driver) -> tuple[dict[str, Any], dict[str, np.ndarray], str]:
         """The params, constrained; the history of each step; and why training ended."""
-        now = self.init(self.trainer.start(self.seed))
-        state = {"now": now, "best": self._params(now), "lowest": math.inf, "waited": 0}
-        watch = _Watch(self.engine.patience if self.looks else None)
-        self.target.backend.key(self.seed)
-        with closing(Ahead(self.feed.rows)) as self.ready:
+        backend, watch = self.target.backend, _Watch(self.engine.patience if self.looks else None)
+        start = self._start()
+        backend.key(self.seed + (backend.process_index() if self.engine.processes else 0))
+        with self._reading() as self.ready:
             state, report, reason = driver.run(
-                self._chunk, state, self.num_steps, label=self.engine.name, chunk=self._chunk_size(), stop=watch,
-                describe=lambda r: f"ELBO {-r['loss'].mean():.2f}, gradient {r['gradient_norm'].mean():.2g}",
+                self._chunk, start, self.num_steps, label=self.engine.name, chunk=self._chunk_size(), stop=watch,
+                describe=_Pace(self.engine.batch_size),
             )  # fmt: skip
         state = watch.last_good or state
         found = state["best"] if self.looks else self._params(state["now"])
         self.bad_step = None if watch.last_good is None else int(np.argmax(~np.isfinite(report["loss"])))
-        return self.trainer.constrained(found), report, reason or "num_steps"
+        return self.trainer.constrained(backend.from_numpy(backend.to_numpy(found))), report, reason or "num_steps"
+
+    def _start(self) -> dict[str, Any]:
+        params = self.trainer.start(self.seed)
+        if self.engine.processes:  # they may hang on the data
+            params = self.target.backend.from_first_process(params)
+        now = self.init(params)
+        return {"now": now, "best": self._params(now), "lowest": math.inf, "waited": 0}
+
+    @contextmanager
+    def _reading(self) -> Iterator[Callable[[int, int], Any]]:
+        """What gives the rows of some steps; by a thread, but for streams that would draw amid the steps' own draws."""
+        if isinstance(self.feed, Stream) and not self.target.backend.scope_of_thread:
+            yield self.feed.rows
+        else:
+            with closing(Ahead(self.feed.rows)) as ahead:
+                yield ahead
 
     def _params(self, now: Mapping[str, Any]) -> Any:
         return now["params"] if self.engine.ema is None else now["ema"]
 
     def _chunk_size(self) -> int:
         """Steps in a compiled call: of so many bytes at most; where rows are kept back, within an epoch."""
-        row = sum(x.nbytes for x in self.feed.rows(0, 1).values())
-        most = int(np.clip(_CHUNK_BYTES // max(row, 1), 1, _CHUNK))
-        return most if self.looks is None else chunk_size(self.feed.steps_per_epoch, most)
+        row = sum(self.target.bound.host[n][:1].nbytes for n in self.trainer.names)
+        most = int(np.clip(_CHUNK_BYTES // max(row * self.engine.batch_size, 1), 1, _CHUNK))
+        return most if self.looks is None else chunk_size(self.steps_per_epoch, most)
 
     def _chunk(self, state: dict[str, Any], start: int, count: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        rows = self._inputs(self.ready(start, count), start, count)
-        now, report = self.advance(state["now"], rows, self.fixed)
+        rows, place = self.ready(start, count), self.share.place
+        inputs = {**place(self._on_device(rows), 1), **place(self._of_steps(start, count), None)}
+        now, report = self.advance(place(state["now"], None), inputs, self.fixed)
         state = {**state, "now": now}
         if self.looks is None:
             return state, report
         report = {**report, "validation": np.full(count, np.nan)}
-        if (start + count) // self.feed.steps_per_epoch > start // self.feed.steps_per_epoch:
+        if (start + count) // self.steps_per_epoch > start // self.steps_per_epoch:
             loss = self._validation(self._params(now))
             report["validation"][-1] = -loss
             better = loss < state["lowest"]
@@ -101,31 +126,32 @@ class Fit:
             state = {**state, **(best if better else {"waited": state["waited"] + 1})}
         return state, report
 
-    def _inputs(self, rows: Mapping[str, np.ndarray], start: int, count: int) -> dict[str, Any]:
-        """What ``count`` steps from ``start`` are handed, on the device."""
-        backend, steps, bound = self.target.backend, np.arange(start, start + count), self.trainer.part.bound
+    def _on_device(self, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        return {n: self.trainer.part.bound.on_device(n, x) for n, x in rows.items()}
+
+    def _of_steps(self, start: int, count: int) -> dict[str, Any]:
+        """What ``count`` steps from ``start`` are handed beside rows."""
+        backend, steps = self.target.backend, np.arange(start, start + count)
         factors = {"rate": self.engine.rate(steps, self.num_steps), "beta": self.engine.charge(steps)}
-        on_device = {n: bound.on_device(n, x) for n, x in rows.items()}
-        return {
-            **on_device,
-            **{n: backend.asarray(x) for n, x in factors.items()},
-            **backend.keys(self.seed, start, count),
-        }
+        return {**{n: backend.asarray(x) for n, x in factors.items()}, **backend.keys(self.seed, start, count)}
 
     def _validation(self, params: Any) -> float:
         """Mean loss of the rows kept back, their batches and draws the same each time."""
         assert self.looks is not None
-        backend, bound, losses = self.target.backend, self.trainer.part.bound, []
-        for i in range(self.looks.steps_per_epoch):
-            row = {n: bound.on_device(n, x[0]) for n, x in self.looks.rows(i, 1).items()}
-            keys = {n: k[0] for n, k in backend.keys(self.seed, 2**30 + i, 1).items()}
-            row = {**row, **keys, "beta": backend.asarray(np.array(1.0))}
-            losses.append(float(backend.to_numpy(self.look(params, row, self.fixed))))
-        return float(np.mean(losses))
+        backend, place, losses = self.target.backend, self.share.place, []
+        with backend.apart(self.seed):
+            for i in range(self.looks.steps_per_epoch):
+                rows = {n: x[0] for n, x in self.looks.rows(i, 1).items()}
+                keys = {n: k[0] for n, k in backend.keys(self.seed, _LOOKS + i, 1).items()}
+                alike = place({**keys, "beta": backend.asarray(np.array(1.0))}, None)
+                losses.append(self.look(params, {**place(self._on_device(rows), 0), **alike}, self.fixed))
+        return self._sum(float(np.mean([backend.to_numpy(x) for x in losses]))) / self._sum(1)
 
 
 class _Watch:
     """Ends a run whose loss is not finite, or that has not come to better params for ``patience`` epochs."""
+
+    remembers = True
 
     def __init__(self, patience: int | None):
         self.patience, self.last_good = patience, None
@@ -135,6 +161,19 @@ class _Watch:
             self.last_good = before
             return "loss not finite"
         return "settled" if self.patience is not None and after["waited"] >= self.patience else None
+
+
+class _Pace:
+    """What the bar says of a chunk."""
+
+    def __init__(self, batch_size: int):
+        self._batch_size, self._last = batch_size, time.perf_counter()
+
+    def __call__(self, report: Mapping[str, np.ndarray]) -> str:
+        now, last = time.perf_counter(), self._last
+        self._last = now
+        per_second = len(report["loss"]) * self._batch_size / (now - last)
+        return f"ELBO {-report['loss'].mean():.2f}, {per_second:,.0f} examples/s"
 
 
 def fit(engine: Any, target: Target, guide: Callable[..., Any], driver: Driver, seed: int) -> Outcome:
@@ -150,18 +189,50 @@ def fit(engine: Any, target: Target, guide: Callable[..., Any], driver: Driver, 
         )
     attrs = {"elbo": made.trainer.bound.kind, "guide": "by hand", "stopped": reason, "batch_size": engine.batch_size}
     attrs["guided"] = made.trainer.guided
-    attrs["num_epochs"] = round(len(report["loss"]) / made.feed.steps_per_epoch, 3)
+    attrs["num_epochs"] = round(len(report["loss"]) / made.steps_per_epoch, 3)
     return Outcome(
         params={n: np.asarray(v) for n, v in backend.to_numpy(params).items()},
         history={n: report[n] for n in _SAID if n in report}, warnings=warnings, attrs=attrs, exact=False,
     )  # fmt: skip
 
 
-def _check_sizes(engine: Any, num_rows: int, held_out: int) -> None:
-    """Raises ValueError: too few rows for one batch."""
-    if engine.batch_size > num_rows or 0 < held_out < engine.batch_size:
+def _feeds(
+    engine: Any, bound: Bound, names: tuple[str, ...], size: int, seed: int
+) -> tuple[Feed | Stream, Feed | None]:
+    """What is trained on, in batches of ``size`` rows, and what is looked at each epoch, if anything.
+
+    Raises:
+        ValueError: too few rows for one batch.
+    """
+    host, backend = {n: bound.host[n] for n in names}, bound.backend
+    floating = np.asarray(backend.to_numpy(backend.asarray(0.0))).dtype
+    finish = Finish(seed, AUGMENTS.get(engine.augment, engine.augment), floating)
+    order = np.random.default_rng([seed, 7]).permutation(len(host[names[0]]))
+    kept_back, others = np.split(order, [round(engine.validation * len(order))])
+    looks = Feed(host, np.sort(kept_back), size, finish) if len(kept_back) else None
+    if engine.stream is None:
+        feed: Feed | Stream = Feed(host, np.sort(others), size, finish)
+    else:
+        feed = Stream(engine.stream, bound, names, size, finish, engine.num_data)
+    if size > feed.num_rows or 0 < len(kept_back) < size:
         raise ValueError(
-            f"batch_size {engine.batch_size} is more than the {num_rows} rows to train on"
-            + (f", or the {held_out} kept back" if held_out else "")
+            f"batch_size {size} is more than the {feed.num_rows} rows to train on"
+            + (f", or the {len(kept_back)} kept back" if looks else "")
             + ": lower it"
         )
+    return feed, looks
+
+
+def _dtype_of_networks(engine: Any, target: Target) -> str | None:
+    """Where it is another than that of the run.
+
+    Raises:
+        ValueError, UnsupportedError: mixed precision with double precision, or on a device that has not got it.
+    """
+    if not engine.mixed_precision:
+        return None
+    if target.bound.precision != "float32":
+        raise ValueError("mixed_precision halves single precision: pass precision='float32' as well")
+    if not target.backend.has_bfloat16():
+        raise UnsupportedError("this device does not compute in bfloat16: leave out mixed_precision")
+    return "bfloat16"

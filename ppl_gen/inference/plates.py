@@ -19,7 +19,7 @@ def row_arguments(target: Target, engine: str, does: str) -> tuple[str, ...]:
     names = [*target.observed, *target.discrete]
     plates = [{(p.name, p.size) for p in target.sites[n].plates} for n in names]
     common = set.intersection(*plates) if plates else set()
-    held = {p: [n for n, x in target.bound.host.items() if x.ndim and len(x) == p[1]] for p in common}
+    held = {p: [n for n, x in target.bound.seen.items() if x.ndim and len(x) == p[1]] for p in common}
     found = [tuple(arguments) for arguments in held.values() if arguments]
     if len(found) != 1:
         raise UnsupportedError(

@@ -15,7 +15,7 @@ from ppl_gen.checks import ProgramError, in_short, name_bad_sites
 from ppl_gen.inference import collapse, importance
 from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.elbo import BOUNDS
-from ppl_gen.inference.engine import Outcome, between, one_of, positive
+from ppl_gen.inference.engine import Outcome, between, one_of, positive, require_processes
 from ppl_gen.inference.fitting import fit
 from ppl_gen.inference.laplace import laplace
 from ppl_gen.inference.starts import check_init
@@ -114,6 +114,8 @@ class SVI(Training):
         if self.batch_size is not None:
             _, plate = rows_of(target.guided(), self.name)
             _check_rows(target, guide, plate)
+            if self.processes:
+                _check_shares(target, self.batch_size)
 
     def _without_discrete(self) -> tuple[str, ...]:
         """Bounds of programs whose latents are all continuous."""
@@ -309,6 +311,16 @@ def _check_rows(target: Target, guide: Any, plate: Plate) -> None:
         raise UnsupportedError(
             f"svi by minibatches sums out discrete latents of single rows, and {', '.join(map(repr, outside))} of "
             f"{target.program.name} stands outside of the plate {plate.name!r}: leave out batch_size"
+        )
+
+
+def _check_shares(target: Target, batch_size: int) -> None:
+    """Each of several processes has its share of a batch."""
+    require_processes(target)
+    if batch_size % target.backend.num_processes():
+        raise ValueError(
+            f"batch_size {batch_size} does not divide among {target.backend.num_processes()} processes, each of which "
+            "has its share of a batch: choose a multiple"
         )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
 
 import numpy as np
 
+from ppl_gen.backends import computing
 from ppl_gen.backends.protocol import Plate, UnsupportedError
 from ppl_gen.inference.elbo import RowBound
 from ppl_gen.inference.engine import Engine, between, one_of, positive
@@ -36,6 +37,14 @@ class Training(Engine):
         free_bits: nats of divergence that are free of charge, for each latent, mean over rows.
         validation: share of the rows that is kept back; the params with the best bound there are those of the run,
             and training ends where ``patience`` epochs have brought no better.
+        mixed_precision: networks compute in bfloat16; their weights, all densities and the optimiser stay in float32.
+        stream: batches, each in the form of ``data`` and of any length, that are trained on instead of data; gone
+            through anew each epoch, such as a DataLoader of PyTorch or Grain. ``data`` are then some rows of the same
+            kind, of which those of ``validation``, all of them where it is 1, are what is looked at each epoch. Its
+            order is its own; to resume bit by bit, the stream must be the same each time through.
+        num_data: rows in the stream; counted by going through it once where None.
+        processes: data or stream are this process's part of the rows, and the others of ``jax.distributed`` or of
+            ``torchrun`` hold the rest: each has its share of every batch, and all get the same params.
     """
 
     batch_size: int | None = None
@@ -49,9 +58,15 @@ class Training(Engine):
     num_annealing: int = 0
     free_bits: float = 0.0
     validation: float = 0.0
+    mixed_precision: bool = False
+    stream: Iterable[Any] | None = None
+    num_data: int | None = None
+    processes: bool = False
+
+    rows_of_files: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "num_epochs"):
+        for name in ("batch_size", "num_epochs", "num_data"):
             if getattr(self, name) is not None:
                 positive(self, name)
         if self.clip_norm is not None:
@@ -61,8 +76,16 @@ class Training(Engine):
             one_of(self, "augment", (None, *AUGMENTS))
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"ema must lie between 0 and 1, got {self.ema!r}")
-        if not 0 <= self.validation < 1:
+        if not 0 <= self.validation <= 1 or (self.validation == 1 and self.stream is None):
             raise ValueError(f"validation must be a share of the rows, at least 0 and less than 1: {self.validation!r}")
+        if isinstance(self.stream, Iterator) or not isinstance(self.stream, Iterable | None):
+            raise ValueError(
+                f"stream must be what can be gone through once for each epoch, got a {type(self.stream).__name__}: "
+                "pass a DataLoader, a list of batches, or an object whose __iter__ begins anew"
+            )
+        chosen = [f.name for f in fields(Training) if getattr(self, f.name) is not f.default]
+        if self.batch_size is None and chosen:
+            raise ValueError(f"{chosen[0]} is an option of training by minibatches: set batch_size as well")
         if self.beta < 0 or self.free_bits < 0 or self.num_rising < 0 or self.num_annealing < 0:
             raise ValueError("beta, free_bits, num_rising and num_annealing must be at least 0")
 
@@ -86,6 +109,7 @@ class Trainer:
     Attributes:
         names: arguments that hold rows; ``plate`` that of a batch, every particle of it.
         part: the target of a batch.
+        computes_in: the dtype that networks do, where that is another than the run's.
     """
 
     part: Target
@@ -93,6 +117,7 @@ class Trainer:
     bound: RowBound
     names: tuple[str, ...]
     plate: Plate
+    computes_in: str | None = None
     constraints: dict[str, Any] = field(default_factory=dict)
     guided: bool = False  # latents, and all of them of single rows
 
@@ -120,7 +145,8 @@ class Trainer:
         """Minus the bound of a batch, mean over its rows, and its parts."""
         xp = self.part.backend.xp
         arrays = {**fixed, **{n: xp.concatenate([row[n]] * self.bound.num_particles) for n in self.names}}
-        value, parts = self.bound(self.part, self.guide, self.plate, params, arrays, row.get("key"), row["beta"])
+        with computing(self.computes_in):
+            value, parts = self.bound(self.part, self.guide, self.plate, params, arrays, row.get("key"), row["beta"])
         return -xp.mean(value), {n: xp.mean(x) for n, x in parts.items()}
 
 
@@ -136,18 +162,25 @@ def rows_of(target: Target, engine: str) -> tuple[tuple[str, ...], Plate]:
             "out batch_size, then all rows are taken and they are summed out"
         )
     bound = target.bound
+    names = row_arguments(target, engine, "takes a few rows at a time")
     if bound.by_rows:
-        names = tuple(n for n in target.program.model.em_rows if n in bound.host)
-    else:
-        names = row_arguments(target, engine, "takes a few rows at a time")
-    count = len(bound.arrays[names[0]])
+        odd = [n for n in bound.rows if n not in names]
+        if odd:
+            raise UnsupportedError(
+                f"{engine} takes what lies in files for rows of the data, and {odd[0]!r} of {target.program.name} "
+                "holds something else: read it into memory by np.array"
+            )
+        names = bound.rows
+    count = len(bound.seen[names[0]])
     return names, next(p for n in target.observed for p in target.sites[n].plates if p.size == count)
 
 
-def trainer(target: Target, guide: Callable[..., Any], bound: RowBound, batch_size: int) -> Trainer:
+def trainer(
+    target: Target, guide: Callable[..., Any], bound: RowBound, batch_size: int, computes_in: str | None = None
+) -> Trainer:
     """What trains on batches of so many rows."""
     names, plate = rows_of(target, "svi")
     count = batch_size * bound.num_particles
     rows = np.arange(count) % len(target.bound.host[names[0]])  # again and again where there are fewer
     part = Target(target.bound.part(names, rows))
-    return Trainer(part, guide, bound, names, Plate(plate.name, plate.dim, count, count))
+    return Trainer(part, guide, bound, names, Plate(plate.name, plate.dim, count, count), computes_in)

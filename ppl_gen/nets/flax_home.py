@@ -130,8 +130,9 @@ LAYERS = {
 
 
 def _normalised(x: Any, axis: Any) -> Any:
-    centred = x - x.mean(axis, keepdims=True)
-    return centred * jax.lax.rsqrt((centred**2).mean(axis, keepdims=True) + layers.EPSILON)
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    centred = wide - wide.mean(axis, keepdims=True)
+    return (centred * jax.lax.rsqrt((centred**2).mean(axis, keepdims=True) + layers.EPSILON)).astype(x.dtype)
 
 
 class Functions:

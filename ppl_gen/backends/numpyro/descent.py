@@ -19,6 +19,7 @@ def descend(
     learning_rate: float = 1e-3,
     clip_norm: float | None = None,
     ema: float | None = None,
+    processes: bool = False,
     calls: int = 1,
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """``advance(state, rows, *constants)`` descends ``loss(params, row, *constants) -> (value, report)``.
@@ -26,13 +27,14 @@ def descend(
     Args:
         clip_norm: to which a gradient is shortened where it is longer.
         ema: decay of the moving average of params that the state has beside them; None for none.
+        processes: the loss is the mean of those of all processes; here it is, of arrays that lie over all of them.
 
     Returns:
         ``init(params) -> state``, a dict with ``params``, ``ema`` (the params themselves where there is none) and the
         optimiser's own; ``advance``, where each row has the ``rate`` that the step's move is multiplied by, a ``key``,
         and whatever the loss wants; the report has the ``loss`` and the length of the gradient, ``gradient_norm``.
     """
-    del calls
+    del processes, calls
     solver = optimiser(optimizer, learning_rate)
 
     def init(params: Any) -> dict[str, Any]:

@@ -11,6 +11,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ppl_gen.backends.protocol import Share
+
 _several: ContextVar[tuple[jax.Device, ...]] = ContextVar("ppl_gen_devices", default=())
 
 
@@ -47,9 +49,26 @@ def spread(count: int) -> Callable[[Any, int | None], Any]:
     if number == 1:
         return lambda tree, axis: tree
     mesh = Mesh(np.array(several[:number]), "row")
+    return lambda tree, axis: jax.device_put(tree, _along(mesh, axis))
+
+
+def share(count: int, processes: bool) -> Share:
+    """Of a batch: over the devices of this process, or over those of all of them, which see all of its rows."""
+    if not processes:
+        return Share(count, count, spread(count))
+    number = jax.process_count()
+    mesh = Mesh(np.array(jax.devices()), "row")
 
     def place(tree: Any, axis: int | None) -> Any:
-        spec = PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, "row")
-        return jax.device_put(tree, NamedSharding(mesh, spec))
+        def one(x: Any) -> Any:
+            there = isinstance(x, jax.Array) and not x.is_fully_addressable
+            return x if there else jax.make_array_from_process_local_data(_along(mesh, axis), np.asarray(x))
 
-    return place
+        return jax.tree.map(one, tree)
+
+    return Share(count // number, count, place)
+
+
+def _along(mesh: Mesh, axis: int | None) -> NamedSharding:
+    """Rows along ``axis`` over the devices of a mesh; the same on each where None."""
+    return NamedSharding(mesh, PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, "row"))

@@ -19,14 +19,21 @@ _BY_NAME = {
 
 
 def optimiser(name: Any, learning_rate: float) -> optax.GradientTransformation:
-    """An optax optimiser by name; one that is an optax optimiser already is returned as it is."""
+    """An optax optimiser by name, or by what makes one of a learning rate; one that is made already stays as it is.
+
+    Raises:
+        ValueError: something else.
+    """
     if isinstance(name, optax.GradientTransformation):
         return name
-    if name not in _BY_NAME:
+    make = name if callable(name) else _BY_NAME.get(name) if isinstance(name, str) else None
+    made = make(learning_rate) if make else None
+    if not isinstance(made, optax.GradientTransformation):
         raise ValueError(
-            f"unknown optimizer {name!r} on NumPyro: expected one of {', '.join(_BY_NAME)} or an optax optimiser"
+            f"unknown optimizer {name!r} on NumPyro: expected one of {', '.join(_BY_NAME)}, an optax optimiser, or a "
+            "function that makes one of a learning rate"
         )
-    return _BY_NAME[name](learning_rate)
+    return made
 
 
 def minimise(

@@ -14,6 +14,11 @@ def num_processes() -> int:
     return jax.process_count()
 
 
+def process_index() -> int:
+    """Which of them this one is."""
+    return jax.process_index()
+
+
 def sum_over_processes(tree: Any) -> Any:
     """The sum of each array over all processes, on each of them."""
     return _over_processes(lambda x: x.sum(0), tree)

@@ -45,14 +45,26 @@ def plate(name: str, size: int, subsample_size: int | None = None, dim: int | No
     return numpyro.plate(name, size, subsample_size=subsample_size, dim=dim)
 
 
-def module(name: str, net: Any) -> Callable[..., Any]:
-    """A flax.nnx module whose parameters become params called ``{name}.{path}``."""
+def module(name: str, net: Any, dtype: str | None = None) -> Callable[..., Any]:
+    """A flax.nnx module whose parameters become params called ``{name}.{path}``; it computes in ``dtype``, if any."""
     from flax import nnx
 
     graph, state, rest = nnx.split(net, nnx.Param, ...)
     leaves, tree = jax.tree.flatten_with_path(state)
     learned = [param(f"{name}.{_path(path)}", _in_precision(leaf)) for path, leaf in leaves]
-    return nnx.merge(graph, jax.tree.unflatten(tree, learned), rest)
+    if dtype is None:
+        return nnx.merge(graph, jax.tree.unflatten(tree, learned), rest)
+    narrow = nnx.merge(graph, jax.tree.unflatten(tree, _cast(learned, dtype)), rest)
+    return lambda *args, **kwargs: _cast(narrow(*_cast(args, dtype), **_cast(kwargs, dtype)), float)
+
+
+def _cast(tree: Any, dtype: Any) -> Any:
+    """The arrays of a tree that are floating point in another such dtype."""
+
+    def one(x: Any) -> Any:
+        return x.astype(dtype) if hasattr(x, "astype") and jnp.issubdtype(x.dtype, jnp.floating) else x
+
+    return jax.tree.map(one, tree)
 
 
 def _in_precision(x: Any) -> jax.Array:

@@ -61,6 +61,11 @@ def on_host() -> bool:
     return torch.get_default_device().type == "cpu"
 
 
+def has_bfloat16() -> bool:
+    """Whether the active device computes in it; see the mirror."""
+    return torch.get_default_device().type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def from_numpy(tree: Any) -> Any:
     """The same tree with tensors on the active device, bits unchanged."""
     return pytree.tree_map(lambda x: torch.tensor(np.asarray(x, order="C"), device=torch.get_default_device()), tree)

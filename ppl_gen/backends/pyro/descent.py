@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from ppl_gen.backends.pyro.compiling import compile
 from ppl_gen.backends.pyro.kernel_state import Remembered
 from ppl_gen.backends.pyro.optimisers import optimiser
+from ppl_gen.backends.pyro.processes import mean_over_processes
 
 
 def descend(
@@ -19,6 +21,7 @@ def descend(
     learning_rate: float = 1e-3,
     clip_norm: float | None = None,
     ema: float | None = None,
+    processes: bool = False,
     calls: int = 1,
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """``advance(state, rows, *constants)`` descends ``loss(params, row, *constants) -> (value, report)``.
@@ -26,6 +29,7 @@ def descend(
     Args:
         clip_norm: to which a gradient is shortened where it is longer.
         ema: decay of the moving average of params that the state has beside them; None for none.
+        processes: the loss is the mean of those of all processes, each of which has rows of its own.
 
     Returns:
         ``init(params) -> state``, a dict with ``params``, ``ema`` (the params themselves where there is none) and the
@@ -36,17 +40,29 @@ def descend(
 
     def evaluate(params: Any, row: Any, *constants: Any) -> tuple[Any, ...]:
         gradient, (value, report) = both(params, row, *constants)
+        return gradient, {**report, "loss": value}
+
+    def clipped(gradient: Any, report: Any) -> tuple[Any, ...]:
         norm = torch.sqrt(sum((g.square().sum() for g in gradient.values()), start=torch.zeros(())))
         if clip_norm is not None:
             factor = (clip_norm / norm.clamp(min=1e-30)).clamp(max=1.0)
             gradient = {n: g * factor for n, g in gradient.items()}
-        return gradient, {**report, "loss": value, "gradient_norm": norm}
+        return gradient, {**report, "gradient_norm": norm}
 
-    compiled = compile(evaluate, calls=calls)
+    if processes:
+        alone = compile(evaluate, calls=calls)
+        step = lambda *args: clipped(*mean_over_processes(alone(*args)))
+    else:
+        step = compile(lambda *args: clipped(*evaluate(*args)), calls=calls)
 
     def init(params: dict[str, torch.Tensor]) -> dict[str, Any]:
         held = {n: x.detach().clone() for n, x in params.items()}
         solver = optimiser(optimizer, learning_rate)(list(held.values()))
+        if inspect.signature(solver.step).parameters["closure"].default is inspect.Parameter.empty:
+            raise ValueError(
+                f"{type(solver).__name__} asks for the loss more than once a step, and by minibatches it is another "
+                "each time: use one that takes a gradient alone, such as torch.optim.Adam"
+            )
         average = () if ema is None else {n: x.clone() for n, x in held.items()}
         return {"params": held, "ema": average, "solver": Remembered(solver.state_dict())}
 
@@ -58,7 +74,7 @@ def descend(
         average: Any = () if ema is None else {n: x.clone() for n, x in state["ema"].items()}
         reports = []
         for row in (dict(zip(rows, parts, strict=True)) for parts in zip(*rows.values(), strict=True)):
-            gradient, report = compiled(params, row, *constants)
+            gradient, report = step(params, row, *constants)
             for name, x in params.items():
                 x.grad = gradient[name]
             for group, rate in zip(solver.param_groups, rates, strict=True):

@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 
+from ppl_gen.backends.protocol import Share
+from ppl_gen.backends.pyro import processes as processes_of
+
 
 @contextmanager
 def using(name: str | None) -> Iterator[None]:
@@ -28,3 +31,9 @@ def spread(count: int) -> Callable[[Any, int | None], Any]:
     """``place(tree, axis)``, which moves nothing: PyTorch does not split what it compiles over devices."""
     del count
     return lambda tree, axis: tree
+
+
+def share(count: int, processes: bool) -> Share:
+    """Of a batch: over the processes, each of which sees its own rows alone."""
+    here = count // processes_of.num_processes() if processes else count
+    return Share(here, here, spread(here))

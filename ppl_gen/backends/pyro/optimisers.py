@@ -20,13 +20,19 @@ _FUSED = ("adam", "adamw", "adagrad", "sgd")
 
 
 def optimiser(name: Any, learning_rate: float) -> Callable[[list[torch.Tensor]], torch.optim.Optimizer]:
-    """A constructor of a torch optimiser by name; one that is a constructor already is returned as it is."""
+    """A constructor of a torch optimiser by name or by its class; another function is one already.
+
+    Raises:
+        ValueError: something else.
+    """
+    if isinstance(name, type) and issubclass(name, torch.optim.Optimizer):
+        return lambda tensors: name(tensors, lr=learning_rate)
     if callable(name):
         return name
-    if name not in _BY_NAME:
+    if not isinstance(name, str) or name not in _BY_NAME:
         raise ValueError(
-            f"unknown optimizer {name!r} on Pyro: expected one of {', '.join(_BY_NAME)} or a function that makes a "
-            "torch.optim optimiser from a list of tensors"
+            f"unknown optimizer {name!r} on Pyro: expected one of {', '.join(_BY_NAME)}, a class of torch.optim, or a "
+            "function that makes an optimiser from a list of tensors"
         )
     fused = {"fused": True} if name in _FUSED else {}  # one pass over the memory, where there are six
     return lambda tensors: _BY_NAME[name](tensors, lr=learning_rate, **fused)

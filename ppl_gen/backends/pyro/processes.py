@@ -21,6 +21,11 @@ def num_processes() -> int:
     return group.get_world_size() if group.is_initialized() else 1
 
 
+def process_index() -> int:
+    """Which of them this one is."""
+    return group.get_rank() if num_processes() > 1 else 0
+
+
 def _leave() -> None:
     """Ends the group that was joined: a process that ends with its threads still running may be aborted."""
     if group.is_initialized():
@@ -30,6 +35,14 @@ def _leave() -> None:
 def sum_over_processes(tree: Any) -> Any:
     """The sum of each tensor over all processes, on each of them."""
     return pytree.tree_map(lambda x: _in_place(group.all_reduce, x), tree)
+
+
+def mean_over_processes(tree: Any) -> Any:
+    """The mean of each tensor over all processes, on each of them; sent as one."""
+    leaves, spec = pytree.tree_flatten(tree)
+    mean = _in_place(group.all_reduce, torch.cat([x.reshape(-1) for x in leaves])) / group.get_world_size()
+    parts = mean.split([x.numel() for x in leaves])
+    return pytree.tree_unflatten([p.reshape(x.shape) for p, x in zip(parts, leaves, strict=True)], spec)
 
 
 def from_first_process(tree: Any) -> Any:

@@ -11,6 +11,7 @@ from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
+from torch.utils import _pytree as pytree
 
 from ppl_gen.backends import names
 from ppl_gen.backends.protocol import Plate, Request, Site, UnsupportedError, check_fit, check_new
@@ -63,15 +64,31 @@ def plate(name: str, size: int, subsample_size: int | None = None, dim: int | No
     return pyro.plate(name, size, subsample_size=subsample_size, dim=dim)
 
 
-def module(name: str, net: torch.nn.Module) -> Callable[..., Any]:
-    """A torch.nn module whose parameters become params called ``{name}.{path}``; ``net`` itself is not touched."""
+def module(name: str, net: torch.nn.Module, dtype: str | None = None) -> Callable[..., Any]:
+    """A torch.nn module whose parameters become params called ``{name}.{path}``; it computes in ``dtype``, if any.
+
+    ``net`` itself is not touched.
+    """
     learned = {path: param(f"{name}.{path}", asarray(p).clone()) for path, p in net.named_parameters()}
-    buffers = {path: asarray(b).clone() for path, b in net.named_buffers()}
+    held = {**{path: asarray(b).clone() for path, b in net.named_buffers()}, **learned}
+    if dtype is None:
+        return lambda *args, **kwargs: torch.func.functional_call(net, held, args, kwargs)
+    narrow = getattr(torch, dtype)
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        return torch.func.functional_call(net, {**buffers, **learned}, args, kwargs)
+        found = torch.func.functional_call(net, *_cast((held, args, kwargs), narrow))
+        return _cast(found, torch.get_default_dtype())
 
     return call
+
+
+def _cast(tree: Any, dtype: torch.dtype) -> Any:
+    """The tensors of a tree that are floating point in another such dtype."""
+
+    def one(x: Any) -> Any:
+        return x.to(dtype) if isinstance(x, torch.Tensor) and x.is_floating_point() else x
+
+    return pytree.tree_map(one, tree)
 
 
 class Assign(Messenger):
