@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pyro
 import torch
+from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
 from torch.utils import _pytree as pytree
 
 from ppl_gen.backends import activate
@@ -56,7 +57,7 @@ class PyroBackend:
     trace = staticmethod(tracing.trace)
     draws = staticmethod(tracing.draws)
     ahead = staticmethod(compiling.ahead)
-    untraced = staticmethod(nullcontext)
+    untraced = staticmethod(disable_proxy_modes_tracing)
     sample = staticmethod(tracing.sample)
     param = staticmethod(tracing.param)
     plate = staticmethod(tracing.plate)

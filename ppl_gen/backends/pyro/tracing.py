@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -65,7 +66,7 @@ def plate(name: str, size: int, subsample_size: int | None = None, dim: int | No
 
 def module(name: str, net: torch.nn.Module) -> Callable[..., Any]:
     """A torch.nn module whose parameters become params called ``{name}.{path}``; ``net`` itself is not touched."""
-    learned = {path: param(f"{name}.{path}", asarray(p).clone()) for path, p in net.named_parameters()}
+    learned = {path: param(f"{name}.{path}", functools.partial(asarray, p)) for path, p in net.named_parameters()}
     buffers = {path: asarray(b).clone() for path, b in net.named_buffers()}
 
     def call(*args: Any, **kwargs: Any) -> Any:
