@@ -112,3 +112,9 @@ def name_bad_sites(target: Any, values: Mapping[str, Any], arrays: Mapping[str, 
                 bad.append(f"{s.name!r} ({what} {table[~np.isfinite(table)].flat[0]})")
                 break
     return bad
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raises ValueError: not a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")

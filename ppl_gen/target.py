@@ -143,6 +143,13 @@ class Target:
         other.sites = {**self.sites, **new}
         return other
 
+    def at(self, data: Any) -> Target:
+        """The same target to run the program on other data, of any number of rows; its sites stay those of these."""
+        other = copy.copy(self)
+        other.bound = self.bound.at(data)
+        other.arrays = other.bound.arrays
+        return other
+
     # Running the program -----------------------------------------------------------------------------------
 
     def trace(self, arrays: Mapping[str, Any], **request: Any) -> dict[str, Site]:

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from ppl_gen import backends
-from ppl_gen.checks import ProgramError
+from ppl_gen.checks import ProgramError, check_count
 from ppl_gen.inference.engine import Engine, Outcome, resolve
 from ppl_gen.program import Bound, Program
 from ppl_gen.results import identity, latents, naming, predicting, storage
 from ppl_gen.results.diagnose import diagnose
+from ppl_gen.results.generating import Generating
 from ppl_gen.results.guided import Guided
 from ppl_gen.target import Target
 
@@ -34,7 +35,7 @@ class Setting:
 
 
 @dataclass
-class Run(Guided):
+class Run(Guided, Generating):
     """The result of an engine, whichever engine made it.
 
     Attributes:
@@ -168,7 +169,7 @@ class Run(Guided):
         from ppl_gen.results.arviz import to_idata
 
         if num_samples is not None:
-            _check_count("num_samples", num_samples)
+            check_count("num_samples", num_samples)
         with self._scope():
             target = self._target(data)
             drawn = predicting.predict(target, self.posterior, self.params, num_samples, seed, tuple(self.observed))
@@ -185,7 +186,7 @@ class Run(Guided):
         Returns:
             an array (n, ...), or a dict of them where several sites are observed.
         """
-        _check_count("n", n)
+        check_count("n", n)
         with self._scope():
             rows = getattr(self._program().model, "row_data", None)
             if rows is not None:
@@ -322,7 +323,7 @@ class Run(Guided):
             try:
                 if not bound.by_rows:
                     return [f(self._checked(bound))]
-                return [f(self._target(block)) for block in bound.blocks(_BLOCK_ROWS)]
+                return [f(self._target(block)) for block in bound.blocks()]
             except predicting.ShapeError as error:
                 fitted = {**self.constants, **self.observed, **identity.arguments(bound.program, self.data)}
                 raise ProgramError(identity.other_features(fitted, bound.host) or str(error)) from None
@@ -393,8 +394,3 @@ class Run(Guided):
         from ppl_gen.results.pages import run_page
 
         return run_page(self, path)
-
-
-def _check_count(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
