@@ -21,6 +21,35 @@ class ChecksData(Protocol):
 
 
 @runtime_checkable
+class LargeRows(Protocol):
+    """A model that makes much of each row: ``most_rows(data)`` of them go through it together, where data may be split.
+
+    ``data`` are on the host; the rows those of the arguments ``em_rows``.
+    """
+
+    def most_rows(self, data: Mapping[str, Any]) -> int: ...
+
+
+@runtime_checkable
+class Continues(Protocol):
+    """A model of sequences that goes on from any beginning, one token after the other.
+
+    ``encode(prompt)`` gives tokens (T,) on the host, and a DataError where it cannot; ``decode(tokens)`` what is shown
+    of them. On the backend's arrays: ``begin(rows) -> (token (rows,), cache)`` before the first token, and, in the
+    words of programs, ``following(token, cache) -> (logits of the next token (rows, tokens), cache)``, at an equal cost
+    for every token.
+    """
+
+    def encode(self, text: Any) -> Any: ...
+
+    def decode(self, tokens: Any) -> Any: ...
+
+    def begin(self, rows: int) -> tuple[Any, Any]: ...
+
+    def following(self, token: Any, cache: Any) -> tuple[Any, Any]: ...
+
+
+@runtime_checkable
 class ClosedFormEM(Starts, Protocol):
     """A model that brings its expectation-maximisation in closed form, split so that rows of data add up.
 

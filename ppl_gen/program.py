@@ -13,7 +13,7 @@ import numpy as np
 
 from ppl_gen import backends
 from ppl_gen.backends.protocol import Backend, Site
-from ppl_gen.capabilities import ChecksData
+from ppl_gen.capabilities import ChecksData, LargeRows
 from ppl_gen.intake import DataError, as_array, check_finite, check_range, copied, is_finite
 from ppl_gen.missing import Missing, split
 from ppl_gen.surroundings import surroundings
@@ -184,6 +184,8 @@ class Bound:
         self._block_rows, self._rows_of_files = block_rows, rows_of_files
         if isinstance(program.model, ChecksData):
             program.model.check_data(self.host)
+        if block_rows and isinstance(program.model, LargeRows):
+            self._block_rows = min(block_rows, program.model.most_rows(self.host))
         self._place(tuple(self._gaps))
 
     def _place(self, missing: tuple[str, ...]) -> None:
@@ -283,15 +285,19 @@ class Bound:
         names = getattr(self.program.model, "em_rows", ())
         return next((len(self.host[n]) for n in names if n in self.host), 0)
 
-    def blocks(self, block_rows: int) -> Iterator[Any]:
+    def blocks(self) -> Iterator[Any]:
         """The data in blocks of rows, each as data of their own; only where they are held ``by_rows``."""
-        names = [n for n in self.host if n in self.program.model.em_rows]
-        for i in range(0, self.num_rows, block_rows):
-            yield self._rows(names, slice(i, i + block_rows))
+        names, size = [n for n in self.host if n in self.program.model.em_rows], self._block_rows or self.num_rows
+        for i in range(0, self.num_rows, size):
+            yield self._rows(names, slice(i, i + size))
+
+    def at(self, data: Any) -> Bound:
+        """The same program on other data."""
+        return self.program.bind(data, self.backend, self._setting)
 
     def part(self, names: Collection[str], rows: slice | np.ndarray) -> Bound:
         """The same program on some rows of the arguments ``names``."""
-        return self.program.bind(self._rows(names, rows), self.backend, self._setting)
+        return self.at(self._rows(names, rows))
 
     def of(self, program: Program, block_rows: int | None) -> Bound:
         """Another program of the same arguments on the same data."""

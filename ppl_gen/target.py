@@ -135,17 +135,22 @@ class Target:
 
     def observing(self, values: Mapping[str, Any], arguments: Mapping[str, str]) -> Target:
         """The same target at other values of observed sites, as NumPy arrays; see :meth:`Bound.observing`."""
-        other = copy.copy(self)
-        other.bound = self.bound.observing(values, arguments)
-        other.arrays = other.bound.arrays
-        new = {n: replace(self.sites[n], value=other.arrays[other.bound.observed[n]]) for n in values}
-        other.sites = {**self.sites, **new}
-        return other
+        bound = self.bound.observing(values, arguments)
+        new = {n: replace(self.sites[n], value=bound.arrays[bound.observed[n]]) for n in values}
+        return self._but(bound=bound, arrays=bound.arrays, sites={**self.sites, **new})
 
     def guided(self) -> Target:
         """The same target where a guide draws the discrete latents, so that none is left to be summed out."""
+        return self._but(discrete={}, enumerated={})
+
+    def at(self, data: Any) -> Target:
+        """The same target on other data, of any number of rows; its sites stay those of these."""
+        bound = self.bound.at(data)
+        return self._but(bound=bound, arrays=bound.arrays)
+
+    def _but(self, **fields: Any) -> Target:
         other = copy.copy(self)
-        other.discrete, other.enumerated = {}, {}
+        vars(other).update(fields)
         return other
 
     # Running the program -----------------------------------------------------------------------------------
@@ -155,7 +160,6 @@ class Target:
         return self.backend.trace(lambda: self.bound.model(arrays), Request(**request))
 
     def trace_guide(self, guide: Callable[[Any], Any], arrays: Mapping[str, Any], **request: Any) -> dict[str, Site]:
-        """Run a guide once."""
         return self.backend.trace(lambda: guide(arrays), Request(**request))
 
     def assigned(self, u: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from flax import nnx
 
 from ppl_gen.backends.numpyro import arrays as xp
+from ppl_gen.backends.numpyro.compiling import on_host
 from ppl_gen.nets import layers
 from ppl_gen.nets.layers import Arrays
 
@@ -89,12 +91,32 @@ class Conv(_Layer):
         if mask is not None:
             kernel = kernel * jnp.asarray(mask, kernel.dtype)[:, :, None, None]
         rows = x.reshape((-1, *x.shape[-3:])).astype(kernel.dtype)
-        stride = (self.layer.stride, self.layer.stride)
-        y = jax.lax.conv_general_dilated(
-            rows, kernel, stride, self.layer.padding(), dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
+        convolve = _by_patches if on_host() else _by_library
+        y = convolve(rows, kernel, self.layer.stride, self.layer.padding())
         y = y + self.bias[...] if self.layer.bias else y
         return y.reshape((*x.shape[:-3], *y.shape[1:]))
+
+
+def _by_library(x: Any, kernel: Any, stride: int, padding: Any) -> Any:
+    """Convolution of (rows, height, width, in)."""
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+@functools.partial(jax.checkpoint, static_argnums=(2, 3))
+def _by_patches(x: Any, kernel: Any, stride: int, padding: Any) -> Any:
+    """The same as one matrix product, of the patches, which are laid out again on the way back and not kept.
+
+    Inside of loops XLA's own convolution takes tens of times as long on a CPU.
+    """
+    h, w = kernel.shape[:2]
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    height, width = ((x.shape[1] - h) // stride + 1, (x.shape[2] - w) // stride + 1)
+    ends = (height - 1) * stride + 1, (width - 1) * stride + 1
+    corners = ((i, j) for i in range(h) for j in range(w))
+    patches = [x[:, i : i + ends[0] : stride, j : j + ends[1] : stride] for i, j in corners]
+    return jnp.concatenate(patches, axis=-1) @ kernel.reshape((-1, kernel.shape[-1]))
 
 
 class Embedding(_Layer):
@@ -149,7 +171,9 @@ class Functions:
     @staticmethod
     def attention(query: Any, key: Any, value: Any, mask: Any) -> Any:
         """softmax(q k^T / sqrt(features)) v of (..., time, heads, features), where ``mask`` (..., time, key) holds."""
-        return jax.nn.dot_product_attention(query, key, value, mask=mask[..., None, :, :])
+        scores = jnp.einsum("...tnh,...snh->...nts", query, key) * query.shape[-1] ** -0.5
+        scores = jnp.where(mask[..., None, :, :], scores, -jnp.inf).astype(jnp.promote_types(scores.dtype, jnp.float32))
+        return jnp.einsum("...nts,...snh->...tnh", jax.nn.softmax(scores, axis=-1).astype(value.dtype), value)
 
     @staticmethod
     def upsample(x: Any) -> Any:

@@ -12,46 +12,53 @@ from ppl_gen.nets.net import Net
 
 
 @dataclass(frozen=True)
-class _Gated(Net):
-    """One layer of both stacks (van den Oord et al. 2016, figure 2); the first sees no pixel's own value.
+class _Vertical(Net):
+    """A layer of the stack that sees all rows down to a pixel's own (van den Oord et al. 2016, figure 2, left).
 
-    The vertical stack sees all rows above and the pixel's own row moved down by one into the horizontal stack, which
-    sees the pixels to the left.
+    Beside its features it says what the horizontal stack is told: of the rows above a pixel, so moved down by one.
     """
 
     in_features: int
     width: int
     kernel: int
-    first: bool
     num_classes: int
 
     def parts(self) -> Mapping[str, Any]:
-        a, b, own = self.in_features, 2 * self.width, "strict" if self.first else "upto"
+        b = 2 * self.width
         found: dict[str, Any] = {
-            "vertical": Conv(a, b, (self.kernel // 2 + 1, self.kernel), causal="whole"),
+            "conv": Conv(self.in_features, b, (self.kernel // 2 + 1, self.kernel), causal="whole"),
             "across": Conv(b, b, (1, 1)),
-            "horizontal": Conv(a, b, (1, self.kernel), causal=own),
+        }
+        return found | ({"label": Embedding(self.num_classes, 2 * b)} if self.num_classes else {})
+
+    def forward(self, f: Any, p: Any, x: Any, label: Any = None) -> tuple[Any, Any]:
+        down = p.conv(x)
+        told = p.across(_shifted(f.xp, down))
+        if label is not None:
+            added = p.label(label)[..., None, None, :]
+            down, told = down + added[..., : 2 * self.width], told + added[..., 2 * self.width :]
+        return _gated(f, down), told
+
+
+@dataclass(frozen=True)
+class _Horizontal(Net):
+    """A layer of the stack that sees what is left of a pixel; the first does not see the pixel's own value (right)."""
+
+    in_features: int
+    width: int
+    kernel: int
+    first: bool
+
+    def parts(self) -> Mapping[str, Any]:
+        seen = "strict" if self.first else "upto"
+        return {
+            "conv": Conv(self.in_features, 2 * self.width, (1, self.kernel), causal=seen),
             "out": Conv(self.width, self.width, (1, 1)),
         }
-        if self.num_classes:
-            found["label"] = Embedding(self.num_classes, 2 * b)
-        return found
 
-    def forward(self, f: Any, p: Any, v: Any, h: Any, label: Any = None) -> Any:
-        down = p.vertical(v)
-        right = p.horizontal(h) + p.across(_shifted(f.xp, down))
-        if label is not None:
-            down, right = (x + more for x, more in zip((down, right), self._of_label(p, label), strict=True))
-        out = p.out(self._gate(f, right))
-        return self._gate(f, down), out if self.first else h + out
-
-    def _gate(self, f: Any, x: Any) -> Any:
-        """tanh of one half times sigmoid of the other (equation 2)."""
-        return f.xp.tanh(x[..., : self.width]) * f.xp.sigmoid(x[..., self.width :])
-
-    def _of_label(self, p: Any, label: Any) -> tuple[Any, Any]:
-        added = p.label(label)[..., None, None, :]
-        return added[..., : 2 * self.width], added[..., 2 * self.width :]
+    def forward(self, f: Any, p: Any, x: Any, told: Any) -> Any:
+        out = p.out(_gated(f, p.conv(x) + told))
+        return out if self.first else x + out
 
 
 @dataclass(frozen=True)
@@ -78,23 +85,41 @@ class PixelCNN(Net):
             raise ValueError(f"kernel_size must be odd, got {self.kernel_size}")
 
     def parts(self) -> Mapping[str, Any]:
-        kernel, classes = self.kernel_size, self.num_classes
-        first = _Gated(self.shape[2], self.width, kernel, True, classes)
-        rest = (_Gated(self.width, self.width, kernel, False, classes),) * (self.num_layers - 1)
+        features = (self.shape[2], *(self.width for _ in range(self.num_layers - 1)))
         return {
-            "gated": (first, *rest),
+            "vertical": tuple(_Vertical(a, self.width, self.kernel_size, self.num_classes) for a in features),
+            "horizontal": tuple(_Horizontal(a, self.width, self.kernel_size, i == 0) for i, a in enumerate(features)),
             "between": Conv(self.width, self.width, (1, 1)),
             "out": Conv(self.width, self.out_features, (1, 1)),
         }
 
-    def forward(self, f: Any, p: Any, x: Any, label: Any = None) -> Any:
-        check_image(x, self.shape)
+    def forward(self, f: Any, p: Any, x: Any, label: Any = None, above: Any = None, only_above: bool = False) -> Any:
+        """All pixels of x; or, to make images row by row, what a row is told by those above, and then its pixels.
+
+        Args:
+            only_above: what every layer is told of the rows above, (..., height, width, features) each.
+            above: that of some rows, where x is these rows alone.
+        """
         if (label is None) != (not self.num_classes):
             raise ValueError(f"expected {'labels' if self.num_classes else 'no labels'}, as num_classes says")
-        v = h = x
-        for layer in p.gated:
-            v, h = layer(v, h, label)
+        if above is None:
+            check_image(x, self.shape)
+            above, v = [], x
+            for layer in p.vertical:
+                v, told = layer(v, label)
+                above.append(told)
+        if only_above:
+            return above
+        h = x
+        for layer, told in zip(p.horizontal, above, strict=True):
+            h = layer(h, told)
         return p.out(f.activation("relu", p.between(f.activation("relu", h))))
+
+
+def _gated(f: Any, x: Any) -> Any:
+    """tanh of one half of the features times sigmoid of the other (equation 2)."""
+    half = x.shape[-1] // 2
+    return f.xp.tanh(x[..., :half]) * f.xp.sigmoid(x[..., half:])
 
 
 def _shifted(xp: Any, x: Any) -> Any:

@@ -38,10 +38,10 @@ class _Block(Net):
         """x (..., time, width) at places ``at`` (time,); with a cache also what it is afterwards."""
         q, k, v = self._heads(f, p.qkv(p.norm(x)), at)
         if cache is None:
-            held, seen = (k, v), _window(f.xp, at, at, self.context)
+            found = _in_window(f, q, k, v, at, self.context)
         else:
             held, seen = _added(f.xp, cache, (k, v, at), self.context)
-        found = f.attention(q, *held, seen)
+            found = f.attention(q, *held, seen)
         x = x + p.attended(found.reshape(x.shape))
         x = x + p.narrow(f.activation("gelu", p.wide(p.second_norm(x))))
         return x if cache is None else (x, held)
@@ -102,7 +102,7 @@ class CausalTransformer(Net):
     def start_cache(self, xp: Any, rows: int) -> dict[str, Any]:
         """What is kept of the last ``context`` tokens of ``rows`` texts: nothing yet."""
         none = xp.zeros((self.num_layers, rows, self.context, self.num_heads, self.width // self.num_heads))
-        return {"keys": none, "values": none, "length": xp.zeros((1,), dtype=xp.int64)}
+        return {"keys": none, "values": none, "length": xp.zeros((1,), dtype=int)}
 
 
 def rotated(xp: Any, x: Any, at: Any) -> Any:
@@ -115,10 +115,42 @@ def rotated(xp: Any, x: Any, at: Any) -> Any:
     return xp.concatenate([one * cos - other * sin, one * sin + other * cos], axis=-1)
 
 
-def _window(xp: Any, at: Any, keys_at: Any, context: int) -> Any:
-    """(time, key): whether a place sees a key, itself or one of the context - 1 before."""
-    back = at[:, None] - keys_at[None, :]
-    return xp.logical_and(back >= 0, back < context)
+def _in_window(f: Any, q: Any, k: Any, v: Any, at: Any, context: int) -> Any:
+    """Attention of each place (..., time, heads, features) to itself and the context - 1 before it.
+
+    Of texts longer than the context block by block, each with the keys of the block before: at a cost linear in time.
+    """
+    time = q.shape[-3]
+    if time <= context:
+        return f.attention(q, k, v, _window(at, at, context))
+    blocks = -(-time // context)
+    lead, spare = q.shape[:-3], blocks * context - time
+
+    def cut(x: Any) -> Any:
+        """(..., blocks, context, heads, features), zeros at the end."""
+        fill = f.xp.zeros((*lead, spare, *x.shape[-2:]), dtype=x.dtype)
+        return f.xp.concatenate([x, fill], axis=-3).reshape((*lead, blocks, context, *x.shape[-2:]))
+
+    def with_before(x: Any) -> Any:
+        """The same with the block before in front, as rows."""
+        own = cut(x)
+        before = f.xp.concatenate([f.xp.zeros_like(own[..., :1, :, :, :]), own[..., :-1, :, :, :]], axis=-4)
+        return f.xp.concatenate([before, own], axis=-3).reshape((-1, 2 * context, *x.shape[-2:]))
+
+    places = f.xp.arange(blocks * context).reshape((blocks, context))
+    keys = f.xp.concatenate([places - context, places], axis=-1)
+    mask = f.xp.logical_and(_window(places, keys, context), keys[:, None, :] >= 0)
+    rows = q.reshape((-1, *q.shape[-3:])).shape[0]
+    found = f.attention(
+        cut(q).reshape((-1, context, *q.shape[-2:])), with_before(k), with_before(v), f.xp.tile(mask, (rows, 1, 1))
+    )
+    return found.reshape((*lead, blocks * context, *q.shape[-2:]))[..., :time, :, :]
+
+
+def _window(at: Any, keys_at: Any, context: int) -> Any:
+    """(..., time, key): whether a place sees a key, itself or one of the context - 1 before."""
+    back = at[..., :, None] - keys_at[..., None, :]
+    return (back >= 0) & (back < context)
 
 
 def _added(xp: Any, cache: Mapping[str, Any], new: tuple[Any, Any, Any], context: int) -> tuple[tuple[Any, Any], Any]:

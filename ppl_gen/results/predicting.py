@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -217,7 +218,10 @@ def sample_rows(
 ) -> Any:
     """n rows of a model that brings ``row_data``: all at once from a point, one by one from draws."""
     count = next((x.shape[0] * x.shape[1] for x in posterior.values()), 1)
-    target = bind(row_data({**params, **{k: v[0, 0] for k, v in posterior.items()}}, n if count == 1 else 1))
+    arguments = functools.partial(row_data, {**params, **{k: v[0, 0] for k, v in posterior.items()}})
+    target = bind(arguments(1))  # which draws its data once by itself
+    if count == 1:
+        target = target.at(arguments(n))
     values = values_of(target, {k: v for k, v in posterior.items() if not _is_of_rows(target, k)}, params)
     sites = [name for name, s in target.sites.items() if s.kind == "latent" and name not in values]
 

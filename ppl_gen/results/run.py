@@ -17,6 +17,7 @@ from ppl_gen.options import count
 from ppl_gen.program import Bound, Program
 from ppl_gen.results import identity, latents, naming, predicting, storage
 from ppl_gen.results.diagnose import diagnose
+from ppl_gen.results.generating import Generating
 from ppl_gen.results.guided import Guided
 from ppl_gen.target import Target
 
@@ -35,7 +36,7 @@ class Setting:
 
 
 @dataclass
-class Run(Guided):
+class Run(Guided, Generating):
     """The result of an engine, whichever engine made it.
 
     Attributes:
@@ -323,7 +324,7 @@ class Run(Guided):
             try:
                 if not bound.by_rows:
                     return [f(self._checked(bound))]
-                return [f(self._target(block)) for block in bound.blocks(block_rows)]
+                return [f(self._target(block)) for block in bound.blocks()]
             except predicting.ShapeError as error:
                 fitted = {**self.constants, **self.observed, **identity.arguments(bound.program, self.data)}
                 raise ProgramError(identity.other_features(fitted, bound.host) or str(error)) from None

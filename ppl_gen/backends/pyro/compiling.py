@@ -256,15 +256,15 @@ def map_draws(f: Callable[..., Any], *, random: bool = False, batch_size: int = 
         if random:
             torch.manual_seed(seed)
         size = 1 if random else batch_size
-        results = [_batch(f, draws, i, min(i + size, count), constants, random) for i in range(0, count, size)]
+        results = [_batch(f, draws, i, min(i + size, count), constants) for i in range(0, count, size)]
         return pytree.tree_map(lambda *xs: torch.cat(xs), *results)
 
     return mapped
 
 
-def _batch(f: Any, draws: Any, start: int, stop: int, constants: tuple, random: bool) -> Any:
+def _batch(f: Any, draws: Any, start: int, stop: int, constants: tuple) -> Any:
     with torch.no_grad():
-        if random:
+        if stop == start + 1:  # not every function of PyTorch can be batched, and none is faster so
             one = f(pytree.tree_map(lambda x: x[start], draws), None, *constants)
             return pytree.tree_map(lambda x: torch.as_tensor(x)[None], one)
         rows = pytree.tree_map(lambda x: x[start:stop], draws)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
+from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
 
 Spec = Mapping[str, tuple[str, tuple[int, ...]]]
 
@@ -17,8 +18,9 @@ def key(seed: int) -> None:
 
 @contextmanager
 def apart(seed: int) -> Iterator[None]:
-    """What runs here draws by this seed, and leaves the scope's generator where it was."""
-    with torch.random.fork_rng():
+    """What runs here is computed at once, outside of a graph that is being traced; it draws by this seed alone, and
+    leaves the scope's generator where it was."""
+    with disable_proxy_modes_tracing(), torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -69,7 +70,7 @@ def module(name: str, net: torch.nn.Module, dtype: str | None = None) -> Callabl
 
     ``net`` itself is not touched.
     """
-    learned = {path: param(f"{name}.{path}", asarray(p).clone()) for path, p in net.named_parameters()}
+    learned = {path: param(f"{name}.{path}", functools.partial(asarray, p)) for path, p in net.named_parameters()}
     held = {**{path: asarray(b).clone() for path, b in net.named_buffers()}, **learned}
     if dtype is None:
         return lambda *args, **kwargs: torch.func.functional_call(net, held, args, kwargs)
