@@ -47,7 +47,8 @@ def infer(
         progress: show a bar on what takes more than two seconds.
         precision: "float64" or "float32".
         device: "cpu" (where None), "cuda", "cuda:1", ... Of a platform without a number, JAX lays chains along as
-            many of its devices in this process as divide ``num_chains``, but for ``nuts`` and ``hmc``. The draws are
+            many of its devices in this process as divide ``num_chains``, but for ``nuts`` and ``hmc``, and the rows of
+            a batch along as many as divide ``batch_size``. The numbers are
             those of one device to rounding, which grows along a chain.
         checkpoint: a folder, ``run.zarr``, that draws and state are written to as they come: memory stays bounded for
             any number of draws, and :func:`resume` goes on after a kill at any moment. ArviZ and xarray read it once
