@@ -10,7 +10,7 @@ import pytest
 EXAMPLES = sorted((Path(__file__).resolve().parent.parent / "examples").glob("*.py"))
 #: NumPyro runs them all; Pyro, whose chains take turns, those that are quick there.
 BOTH = ("gaussian_mixture", "native_programs", "river_level")
-LONG = ("counts_between_people",)
+LONG = ("counts_between_people", "characters")
 CASES = [(path, "numpyro") for path in EXAMPLES] + [(path, "pyro") for path in EXAMPLES if path.stem in BOTH]
 PARAMS = [
     pytest.param(path, backend, id=f"{path.stem}-{backend}", marks=[pytest.mark.slow] if path.stem in LONG else [])
