@@ -25,7 +25,7 @@ from ppl_gen.evaluation.pareto_khat import pareto_smooth
 
 FOLDER = Path(evaluation.__file__).parent
 NAMES = (
-    "adjusted_rand bits_per_dim convergence ecdf_bands energy_distance ess importance_bound mcse "
+    "active_units adjusted_rand bits_per_dim convergence ecdf_bands energy_distance ess importance_bound mcse "
     "pareto_khat parzen perplexity rhat uniformity wasserstein"
 )
 METRICS = NAMES.split()
@@ -53,7 +53,7 @@ def test_metrics_are_the_files():
     assert list(evaluation.metrics()) == METRICS
     assert set(METRICS) <= set(dir(evaluation))
     assert pickle.loads(pickle.dumps(evaluation.rhat)) is evaluation.rhat
-    with pytest.raises(AttributeError, match="adjusted_rand, bits_per_dim"):
+    with pytest.raises(AttributeError, match="active_units, adjusted_rand"):
         _ = evaluation.rhatt
 
 

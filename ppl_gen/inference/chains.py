@@ -120,7 +120,8 @@ class Chains(Sampler):
         return state, report
 
     def _chunk(self, target: Target) -> int:
-        return max(min(_CHUNK, _MOST_NUMBERS // (self.num_chains * target.layout.dim)), _WARMUP_CHUNK)
+        numbers = self.num_chains * max(target.layout.dim, 1)
+        return max(min(_CHUNK, _MOST_NUMBERS // numbers), _WARMUP_CHUNK)
 
     def _all(self, target: Target) -> All:
         return All(target.backend.spread(self.num_chains))

@@ -12,7 +12,6 @@ from ppl_gen import evaluation
 from ppl_gen.backends.protocol import UnsupportedError
 from ppl_gen.inference import encoding
 from ppl_gen.inference.elbo import RowBound
-from ppl_gen.inference.row_annealing import RowAnnealing
 from ppl_gen.inference.training import rows_of
 from ppl_gen.results import identity
 from ppl_gen.target import Target
@@ -181,6 +180,8 @@ class Guided:
         Raises:
             UnsupportedError: latents that are discrete or not those of single rows.
         """
+        from ppl_gen.inference.row_annealing import RowAnnealing  # with SciPy, which import ppl_gen does without
+
         annealing, begun = RowAnnealing(num_draws, num_temperatures, num_steps, progress), 0
 
         def of_rows(target: Target) -> np.ndarray:

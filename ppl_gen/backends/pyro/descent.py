@@ -56,7 +56,7 @@ def descend(
         step = compile(lambda *args: clipped(*evaluate(*args)), calls=calls)
 
     def init(params: dict[str, torch.Tensor]) -> dict[str, Any]:
-        held = {n: x.detach().clone() for n, x in params.items()}
+        held = {n: x.detach().clone(memory_format=torch.contiguous_format) for n, x in params.items()}
         solver = optimiser(optimizer, learning_rate)(list(held.values()))
         if inspect.signature(solver.step).parameters["closure"].default is inspect.Parameter.empty:
             raise ValueError(
@@ -76,7 +76,7 @@ def descend(
         for row in (dict(zip(rows, parts, strict=True)) for parts in zip(*rows.values(), strict=True)):
             gradient, report = step(params, row, *constants)
             for name, x in params.items():
-                x.grad = gradient[name]
+                x.grad = gradient[name].contiguous()  # fused steps go through memory, and heed no strides
             for group, rate in zip(solver.param_groups, rates, strict=True):
                 group["lr"] = rate * float(row["rate"])
             solver.step()
