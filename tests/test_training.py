@@ -372,7 +372,8 @@ def test_two_processes_are_one(backend, tmp_path):
     script = [str(Path(__file__).with_name("part_of_training.py")), str(tmp_path), backend]
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1", f"--master-port={port}"]
     told = [[*script, port, str(i)] for i in range(2)] if backend == "numpyro" else [[*torchrun, *script]]
-    running = [subprocess.Popen([sys.executable, *t], stdout=PIPE, stderr=STDOUT, text=True) for t in told]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    running = [subprocess.Popen([sys.executable, *t], env=env, stdout=PIPE, stderr=STDOUT, text=True) for t in told]
     for process in running:
         said, _ = process.communicate(timeout=240)
         assert process.returncode == 0, said
