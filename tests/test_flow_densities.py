@@ -11,13 +11,14 @@ from ppl_gen import dist, evaluation, xp
 from ppl_gen.flows.kinds import KINDS
 
 BACKENDS = ("numpyro", "pyro")
-OF_ONE_FEATURE = ("nsf", "maf", "iaf", "planar", "radial")  # a coupling wants two
+OF_ONE_FEATURE = ("nsf", "maf", "iaf", "planar", "radial", "ffjord")  # a coupling wants two
 
 
 def random_run(kind, features, backend="pyro", **options):
     """A run of a flow whose weights are drawn at random."""
     networks = {} if kind in ("planar", "radial") else {"hidden": (16,)}
-    model = pg.models.Flow(kind, features, num_layers=2, **networks, **options)
+    layers = {"num_layers": 1, "num_steps": 5} if kind == "ffjord" else {"num_layers": 2}
+    model = pg.models.Flow(kind, features, **layers, **networks, **options)
     x = np.zeros((4, features))
     run = pg.infer(model, x, "svi", backend, batch_size=4, num_steps=1, progress=False)
     rng = np.random.default_rng(3)
@@ -57,7 +58,7 @@ def integrates_to_one_and_fits(run, count):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_densities_in_the_plane_integrate_to_one_and_draws_agree(kind):
-    integrates_to_one_and_fits(random_run(kind, 2), 400)
+    integrates_to_one_and_fits(random_run(kind, 2), 150 if kind == "ffjord" else 400)
 
 
 @pytest.mark.parametrize("kind", OF_ONE_FEATURE)
@@ -114,6 +115,18 @@ def test_a_flow_learns_a_density(backend):
     assert run.log_prob_kind == "exact"
     assert -0.01 < (truth - run.log_prob(x)).mean() < 0.03
     assert abs(run.sample(4000).mean(0) - x.mean(0)).max() < 5 * np.sqrt(2.25 / 4000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_continuous_flow_learns_by_an_estimate_of_the_trace(backend):
+    model = pg.models.Flow("ffjord", 2, hidden=(32, 32), num_steps=5, trace="hutchinson")
+    told = {"batch_size": 500, "num_epochs": 10, "learning_rate": 1e-2, "schedule": "cosine"}
+    x, _ = banana(20_000, 0)
+    run = pg.infer(model, x, "svi", backend, precision="float32", progress=False, **told)
+    x, truth = banana(20_000, 1)
+    assert run.log_prob_kind == "exact"
+    assert -0.01 < (truth - run.log_prob(x)).mean() < 0.1
 
 
 def given_context(n, seed):

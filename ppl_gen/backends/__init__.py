@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import itertools
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ _active: ContextVar[Backend | None] = ContextVar("ppl_gen_backend", default=None
 _seed: ContextVar[int] = ContextVar("ppl_gen_seed", default=0)
 _networks: ContextVar[dict[tuple[str, int], Any] | None] = ContextVar("ppl_gen_networks", default=None)
 _computing: ContextVar[str | None] = ContextVar("ppl_gen_computing", default=None)
+_estimating: ContextVar[tuple[Any, Iterator[int]] | None] = ContextVar("ppl_gen_estimating", default=None)
 
 
 def get(name: str) -> Backend:
@@ -91,6 +93,22 @@ def computing(dtype: str | None) -> Iterator[None]:
         yield
     finally:
         _computing.reset(token)
+
+
+@contextmanager
+def estimating(key: Any) -> Iterator[None]:
+    """Inside, costly sums may be replaced by unbiased estimates, by random numbers of this key: see :func:`signs`."""
+    token = _estimating.set((key, itertools.count()))
+    try:
+        yield
+    finally:
+        _estimating.reset(token)
+
+
+def signs(shape: tuple[int, ...]) -> Any:
+    """1 or -1 at random, other ones at each call; None outside of :func:`estimating`, where sums are to be exact."""
+    held = _estimating.get()
+    return None if held is None else active().signs(held[0], next(held[1]), shape)
 
 
 def network(name: str, make: Callable[[], Any]) -> Any:

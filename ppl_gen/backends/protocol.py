@@ -276,13 +276,15 @@ class Backend(Protocol):
 
     # Randomness. key(seed) for one run of a program; keys(seed, start, count) -> {"key": one for each step}, nothing
     # where there is a generator; noise(seed, index, spec, num_steps), spec: name -> (kind, shape),
-    # kind "normal" or "uniform", gives arrays (num_steps, *shape).
+    # kind "normal" or "uniform", gives arrays (num_steps, *shape). signs(key, index, shape): 1 or -1, floating.
     @property
     def key(self) -> Callable[[int], Any]: ...
     @property
     def keys(self) -> Callable[[int, int, int], dict[str, Array]]: ...
     @property
     def noise(self) -> Callable[[int, int, Mapping[str, tuple[str, tuple[int, ...]]], int], dict[str, Array]]: ...
+    @property
+    def signs(self) -> Callable[[Any, int, tuple[int, ...]], Array]: ...
 
     # A state that a file can keep: the arrays in it by name, the same state of such arrays again, bits unchanged; and
     # what the scope's generator, where there is one, goes on from.

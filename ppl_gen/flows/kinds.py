@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from ppl_gen.flows.autoregressive import Autoregressive
 from ppl_gen.flows.bijector import Bijector, Chain, Inverse
+from ppl_gen.flows.continuous import Continuous
 from ppl_gen.flows.coupling import Coupling
 from ppl_gen.flows.linear import Linear
 from ppl_gen.flows.maps import Affine, Spline
@@ -44,47 +46,70 @@ def _plain(kind: Any) -> Layer:
     return lambda i, features, options: [kind(features)]
 
 
+def _continuous(i: int, features: int, options: dict[str, Any], **own: Any) -> list[Bijector]:
+    return [Continuous(features, **options, **own)]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How the maps of a kind are made.
+
+    Attributes:
+        layer: ``(place, features, options of networks, **own) -> maps``.
+        own: names of options that not every kind has. networks: whether there are any.
+        num_layers, activation: where nothing else is said.
+    """
+
+    layer: Layer
+    own: tuple[str, ...] = ()
+    networks: bool = True
+    num_layers: int = 5
+    activation: str = "relu"
+
+
+_OF_SPLINES = ("num_bins", "bound")
+
 # From noise to data. Where an autoregressive map is taken inversely, densities are quick and draws go entry by entry.
-KINDS: dict[str, Layer] = {
-    "realnvp": _coupling(Affine),
-    "glow": _mixed(_coupling(Affine)),
-    "nsf": _mixed(_autoregressive(Spline, inverse=True)),
-    "nsf_coupling": _mixed(_coupling(Spline)),
-    "maf": _autoregressive(Affine, inverse=True),
-    "iaf": _autoregressive(Affine, inverse=False),
-    "planar": _plain(Planar),
-    "radial": _plain(Radial),
+KINDS: dict[str, Kind] = {
+    "realnvp": Kind(_coupling(Affine)),
+    "glow": Kind(_mixed(_coupling(Affine))),
+    "nsf": Kind(_mixed(_autoregressive(Spline, inverse=True)), _OF_SPLINES),
+    "nsf_coupling": Kind(_mixed(_coupling(Spline)), _OF_SPLINES),
+    "maf": Kind(_autoregressive(Affine, inverse=True)),
+    "iaf": Kind(_autoregressive(Affine, inverse=False)),
+    "planar": Kind(_plain(Planar), networks=False),
+    "radial": Kind(_plain(Radial), networks=False),
+    "ffjord": Kind(_continuous, ("num_steps", "trace"), num_layers=1, activation="tanh"),
 }
-_OF_SPLINES = ("nsf", "nsf_coupling")
-_WITHOUT_NETWORKS = ("planar", "radial")
 
 
 def flow(
     kind: str,
     features: int,
-    num_layers: int = 5,
+    num_layers: int | None = None,
     hidden: tuple[int, ...] = (64, 64),
-    activation: str = "relu",
+    activation: str | None = None,
     num_context: int = 0,
-    **spline: Any,
+    **own: Any,
 ) -> Chain:
     """The map from noise to data of a kind of :data:`KINDS`.
 
     Args:
-        spline: ``num_bins`` and ``bound`` of kinds that are made of splines.
+        num_layers, activation: those of the kind where None.
+        own: ``num_bins`` and ``bound`` of kinds that are made of splines, ``num_steps`` and ``trace`` of "ffjord".
 
     Raises:
         ValueError: an unknown kind, or options that it does not have.
     """
     if kind not in KINDS:
         raise ValueError(f"unknown flow {kind!r}: expected one of {', '.join(map(repr, KINDS))}")
-    if spline and kind not in _OF_SPLINES:
-        raise ValueError(f"{', '.join(spline)} are of splines, and {kind!r} has none: use one of {_OF_SPLINES}")
-    if num_context and kind in _WITHOUT_NETWORKS:
+    made = KINDS[kind]
+    for name in (n for n in own if n not in made.own):
+        having = ", ".join(repr(k) for k, other in KINDS.items() if name in other.own)
+        raise ValueError(f"a flow {kind!r} has no {name}" + (f": it is an option of {having}" if having else ""))
+    if num_context and not made.networks:
         raise ValueError(f"{kind!r} has no networks that a context could go into: use another flow")
-    if kind in _WITHOUT_NETWORKS:
-        links = [one for i in range(num_layers) for one in KINDS[kind](i, features, {})]
-    else:
-        options = {"hidden": hidden, "activation": activation, "num_context": num_context}
-        links = [one for i in range(num_layers) for one in KINDS[kind](i, features, options, **spline)]
-    return Chain(tuple(links))
+    options = {"hidden": hidden, "activation": activation or made.activation, "num_context": num_context}
+    count = made.num_layers if num_layers is None else num_layers
+    of_layer = options if made.networks else {}
+    return Chain(tuple(one for i in range(count) for one in made.layer(i, features, of_layer, **own)))

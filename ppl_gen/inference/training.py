@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ppl_gen.backends import computing
+from ppl_gen.backends import computing, estimating
 from ppl_gen.backends.protocol import Plate, UnsupportedError
 from ppl_gen.inference.elbo import RowBound
 from ppl_gen.inference.engine import Engine, between, one_of, positive
@@ -145,7 +145,7 @@ class Trainer:
         """Minus the bound of a batch, mean over its rows, and its parts."""
         xp = self.part.backend.xp
         arrays = {**fixed, **{n: xp.concatenate([row[n]] * self.bound.num_particles) for n in self.names}}
-        with computing(self.computes_in):
+        with computing(self.computes_in), estimating(row.get("key")):
             value, parts = self.bound(self.part, self.guide, self.plate, params, arrays, row.get("key"), row["beta"])
         return -xp.mean(value), {n: xp.mean(x) for n, x in parts.items()}
 

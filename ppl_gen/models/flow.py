@@ -14,7 +14,7 @@ from ppl_gen.models._options import count
 from ppl_gen.primitives import dist, module, plate, sample, xp
 from ppl_gen.program import DataError
 
-_SPLINES = ("num_bins", "bound")
+_OWN = ("num_bins", "bound", "num_steps", "trace")
 
 
 @dataclass(frozen=True)
@@ -25,22 +25,27 @@ class Flow:
     about mean 0 and standard deviation 1. In a program of yours it is :meth:`distribution`.
 
     Attributes:
-        kind: "realnvp", "glow", "nsf", "nsf_coupling", "maf", "iaf", "planar" or "radial".
-        features: D. num_layers: maps in a row.
-        hidden, activation: of the networks that say the maps of single numbers.
+        kind: "realnvp", "glow", "nsf", "nsf_coupling", "maf", "iaf", "planar", "radial", or "ffjord", the
+            continuous one.
+        features: D. num_layers: maps in a row, 5 where None, of "ffjord" 1.
+        hidden, activation: of the networks; "relu" where None, of "ffjord" "tanh".
         num_context: length of ``context`` (N, num_context), which the density is conditional on; 0 for none.
         num_bins, bound: of splines, and half the side of the box that they are in.
+        num_steps, trace: of "ffjord": in how many steps its differential equation is solved, and "exact", or
+            "hutchinson" for an estimate in the place of D derivatives while it is trained; densities are exact then.
         base: ``() -> distribution`` of the noise, event shape (D,), in the place of N(0, I).
     """
 
     kind: str
     features: int
-    num_layers: int = 5
+    num_layers: int | None = None
     hidden: tuple[int, ...] = (64, 64)
-    activation: str = "relu"
+    activation: str | None = None
     num_context: int = 0
     num_bins: int | None = None
     bound: float | None = None
+    num_steps: int | None = None
+    trace: str | None = None
     base: Callable[[], Any] | None = None
 
     outputs: ClassVar[tuple[str, ...]] = ("x",)
@@ -48,15 +53,14 @@ class Flow:
 
     def __post_init__(self) -> None:
         count("features", self.features)
-        count("num_layers", self.num_layers)
+        if self.num_layers is not None:
+            count("num_layers", self.num_layers)
         self.bijector()
 
     def bijector(self) -> Chain:
         """The map from noise to data."""
-        spline = {n: getattr(self, n) for n in _SPLINES if getattr(self, n) is not None}
-        return flow(
-            self.kind, self.features, self.num_layers, self.hidden, self.activation, self.num_context, **spline
-        )
+        own = {n: getattr(self, n) for n in _OWN if getattr(self, n) is not None}
+        return flow(self.kind, self.features, self.num_layers, self.hidden, self.activation, self.num_context, **own)
 
     def __call__(self, x: Any = None, context: Any = None, num_data: int | None = None) -> None:
         """The program; ``x`` has shape (N, D)."""

@@ -169,6 +169,18 @@ class Functions:
         return x if name == "identity" else getattr(jax.nn if name != "tanh" else jnp, name)(x)
 
     @staticmethod
+    def jvp(f: Any, x: Any, along: Any) -> tuple[Any, Any]:
+        """f(x) and its derivative along a direction."""
+        return jax.jvp(f, (x,), (along,))
+
+    @staticmethod
+    def trace(f: Any, x: Any) -> tuple[Any, Any]:
+        """f(x) and the trace (...) of its Jacobian, of f that maps each row of (..., features) by itself."""
+        y, push = jax.linearize(f, x)
+        columns = jax.vmap(lambda unit: push(jnp.broadcast_to(unit, x.shape)))(jnp.eye(x.shape[-1], dtype=x.dtype))
+        return y, jnp.einsum("i...i->...", columns)
+
+    @staticmethod
     def attention(query: Any, key: Any, value: Any, mask: Any) -> Any:
         """softmax(q k^T / sqrt(features)) v of (..., time, heads, features), where ``mask`` (..., time, key) holds."""
         scores = jnp.einsum("...tnh,...snh->...nts", query, key) * query.shape[-1] ** -0.5

@@ -157,6 +157,18 @@ class Functions:
         return F.gelu(x, approximate="tanh") if name == "gelu" else getattr(F, name)(x)
 
     @staticmethod
+    def jvp(f: Any, x: torch.Tensor, along: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """f(x) and its derivative along a direction."""
+        return torch.func.jvp(f, (x,), (along,))
+
+    @staticmethod
+    def trace(f: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """f(x) and the trace (...) of its Jacobian, of f that maps each row of (..., features) by itself."""
+        along = lambda unit: torch.func.jvp(f, (x,), (unit.expand(x.shape),))
+        y, columns = torch.func.vmap(along)(torch.eye(x.shape[-1], dtype=x.dtype))
+        return y[0], torch.einsum("i...i->...", columns)
+
+    @staticmethod
     def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """softmax(q k^T / sqrt(features)) v of (..., time, heads, features), where ``mask`` (..., time, key) holds."""
         q, k, v = (x.transpose(-3, -2) for x in (query, key, value))

@@ -69,6 +69,7 @@ class NumPyroBackend:
     compilations = staticmethod(compiling.compilations)
     map_draws = staticmethod(compiling.map_draws)
     noise = staticmethod(randomness.noise)
+    signs = staticmethod(randomness.signs)
     key = staticmethod(randomness.key)
     keys = staticmethod(randomness.keys)
     apart = staticmethod(randomness.apart)

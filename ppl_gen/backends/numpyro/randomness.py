@@ -16,6 +16,7 @@ import numpy as np
 
 from ppl_gen.backends.numpyro.compiling import on_host
 
+_SIGNS = 2**30  # the first number that their keys are made with
 _DRAW = {"normal": jax.random.normal, "uniform": jax.random.uniform}
 
 Spec = Mapping[str, tuple[str, tuple[int, ...]]]
@@ -35,6 +36,11 @@ def apart(seed: int) -> AbstractContextManager[Any]:
 def keys(seed: int, start: int, count: int) -> dict[str, jax.Array]:
     """A ``key`` for each of ``count`` steps from ``start``."""
     return {"key": jax.vmap(functools.partial(jax.random.fold_in, jax.random.PRNGKey(seed)))(start + jnp.arange(count))}
+
+
+def signs(key: jax.Array, index: int, shape: tuple[int, ...]) -> jax.Array:
+    """1 or -1, each as likely, of the ``index``-th such call with this key, which may have other uses."""
+    return jax.random.rademacher(jax.random.fold_in(key, _SIGNS + index), shape, jnp.zeros(()).dtype)
 
 
 def noise(seed: int, index: int, spec: Spec, num_steps: int) -> dict[str, Any]:

@@ -84,6 +84,7 @@ class PyroBackend:
     compilations = staticmethod(compiling.compilations)
     map_draws = staticmethod(compiling.map_draws)
     noise = staticmethod(randomness.noise)
+    signs = staticmethod(randomness.signs)
     key = staticmethod(randomness.key)
     keys = staticmethod(randomness.keys)
     apart = staticmethod(randomness.apart)

@@ -39,3 +39,8 @@ def noise(seed: int, index: int, spec: Spec, num_steps: int) -> dict[str, torch.
         name: draw[kind](num_steps, *shape, generator=generator, device=device)
         for name, (kind, shape) in spec.items()
     }
+
+
+def signs(key: None, index: int, shape: tuple[int, ...]) -> torch.Tensor:
+    """1 or -1, each as likely, from the scope's generator."""
+    return 2.0 * torch.rand(shape).round() - 1.0
