@@ -10,7 +10,7 @@ import pytest
 EXAMPLES = sorted((Path(__file__).resolve().parent.parent / "examples").glob("*.py"))
 #: NumPyro runs them all; Pyro, whose chains take turns, those that are quick there.
 BOTH = ("gaussian_mixture", "native_programs", "river_level")
-LONG = ("counts_between_people", "characters")
+LONG = ("counts_between_people", "characters", "density_flows")
 CASES = [(path, "numpyro") for path in EXAMPLES] + [(path, "pyro") for path in EXAMPLES if path.stem in BOTH]
 PARAMS = [
     pytest.param(path, backend, id=f"{path.stem}-{backend}", marks=[pytest.mark.slow] if path.stem in LONG else [])
@@ -20,9 +20,10 @@ PARAMS = [
 
 @pytest.mark.parametrize(("path", "backend"), PARAMS)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # a short run may warn that it is short
-def test_example(path, backend, monkeypatch):
+def test_example(path, backend, monkeypatch, tmp_path):
     monkeypatch.setenv("PPL_GEN_EXAMPLE_SAMPLES", "300")
     monkeypatch.setenv("PPL_GEN_EXAMPLE_STEPS", "800")
+    monkeypatch.setenv("PPL_GEN_EXAMPLE_OUT", str(tmp_path))
     spec = importlib.util.spec_from_file_location(f"example_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

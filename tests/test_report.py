@@ -12,7 +12,8 @@ matplotlib.use("Agg")
 import arviz as az
 import matplotlib.image
 
-from ppl_gen.results import density_figures, figures, report, summary
+import ppl_gen as pg
+from ppl_gen.results import density_figures, figures, pages, report, row_figures, summary
 from ppl_gen.results.arviz import to_idata
 
 OLD_ARVIZ = hasattr(az, "from_datatree")
@@ -86,6 +87,11 @@ PICTURES = {
     "density, values": lambda: density_figures.density_figure(
         X2, np.ones((5, 4)), grid=(np.linspace(-1, 1, 5), np.linspace(-1, 1, 4))),
     "density, several": lambda: density_figures.density_figure(X2, {"a": gaussian, "b": gaussian}),
+    "images": lambda: row_figures.images_figure({"one": rng.random((20, 8, 8, 1)), "other": rng.random((5, 8, 8))}),
+    "images in colour": lambda: row_figures.images_figure({"one": rng.random((3, 8, 8, 3))}),
+    "plane": lambda: row_figures.plane_figure(X2, gaussian, X2[::-1]),
+    "encodings": lambda: row_figures.encodings_figure(rng.normal(size=(50, 5)), np.arange(50) % 3),
+    "encodings of one entry": lambda: row_figures.encodings_figure(rng.normal(size=(50, 1))),
     "predictive": lambda: density_figures.ppc_figure(make_idata()),
     "predictive counts": lambda: density_figures.ppc_figure({"k": rng.poisson(3, 40)},
                                                             {"k": rng.poisson(3, (2, 30, 60))}),
@@ -167,3 +173,31 @@ def test_a_page_that_fails_leaves_the_old_one(tmp_path):
     with pytest.raises(AttributeError):
         report.write_report(path, title="two", sections=[report.Section("s", figures=[("broken", None)])])
     assert "<title>one</title>" in path.read_text("utf-8") and list(tmp_path.iterdir()) == [path]
+
+
+def pictures_of(run, path):
+    """Captions of the page's pictures."""
+    return re.findall(r"<figcaption>(.*?)</figcaption>", run.report(path).read_text("utf-8"))
+
+
+@pytest.mark.parametrize("backend", ["numpyro", "pyro"])
+def test_pages_of_models_of_rows_show_rows(tmp_path, backend):
+    told = {"backend": backend, "batch_size": 50, "num_steps": 2, "progress": False}
+    flow = pg.infer(pg.models.Flow("maf", 2, 2, (8,)), rng.normal(size=(100, 2)), "svi", **told)
+    assert any("fitted density" in text for text in pictures_of(flow, tmp_path / "flow.html"))
+    images = rng.random((100, 8, 8, 1))
+    for model, data in (
+        (pg.models.VAE(2, (8, 8, 1), hidden=(8,)), images),
+        (pg.models.VAE(2, (8, 8, 1), hidden=(8,), num_classes=4), {"x": images, "label": np.arange(100) % 4}),
+    ):
+        found = " ".join(pictures_of(pg.infer(model, data, "svi", **told), tmp_path / "vae.html"))
+        assert "as many draws" in found and "Reconstructions" in found
+        assert ("coloured by label" in found) == isinstance(data, dict)
+
+
+def test_a_page_of_a_point_shows_the_spread_of_data_sets(tmp_path):
+    """Of a run without a posterior, too, the predicted bands have a width."""
+    run = pg.infer(pg.models.GaussianMixture(2), rng.normal(size=(80, 3)), "em", num_steps=3, progress=False)
+    drawn = pages.predicted(run)["x"]
+    assert drawn.shape[1] == 20 and drawn.std(axis=1).min() > 0.1
+    assert any("data sets drawn" in text for text in pictures_of(run, tmp_path / "run.html"))

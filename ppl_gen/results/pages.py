@@ -13,10 +13,10 @@ from ppl_gen import evaluation
 from ppl_gen.results.density_figures import ppc_figure
 from ppl_gen.results.figures import forest_figure, history_figure, rank_figure, trace_figure
 from ppl_gen.results.report import Section, write_report
+from ppl_gen.results.row_pages import row_sections
 from ppl_gen.results.summary import summary_table
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
     from ppl_gen.results.run import Run
 
@@ -26,6 +26,7 @@ __all__ = ["chains_section", "compact_table", "comparison_page", "engines_sectio
 _MOST_SCALARS = 60
 _MOST_PREDICTED = 2_000_000
 _PREDICTIVE_DRAWS = 200
+_PREDICTIVE_SETS = 20  # at a point
 
 
 def run_page(run: Run, path: str | Path) -> Path:
@@ -172,13 +173,14 @@ def warnings_section(runs: Mapping[str, Run]) -> Section | None:
 
 
 def _run_sections(run: Run, label: str) -> list[Section | None]:
+    of_rows: list[Section | None] = [*row_sections(run)]
     return [
         _facts(run),
         Section("Warnings", "\n".join(f"- {message}" for message in run.warnings) or "None."),
         _summary(run, label),
         chains_section("Chains", run),
         histories_section({label: run}),
-        _predictive(run),
+        *(of_rows or [_predictive(run)]),
     ]
 
 
@@ -212,18 +214,21 @@ def _predictive(run: Run) -> Section | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            figure = _predictive_figure(run)
+            figure = ppc_figure(run.observed, predicted(run))
     except (TypeError, ValueError) as error:  # e.g. latents of single data that the run has no draws of
         return Section("Posterior predictive check", f"Not drawn: {error}")
     caption = "Observed data, and where data sets drawn from the fitted model lie."
     return Section("Posterior predictive check", figures=[(caption, figure)])
 
 
-def _predictive_figure(run: Run) -> Figure:
+def predicted(run: Run) -> dict[str, np.ndarray]:
+    """Data sets like the observed, (chain, draw, ...): of draws of the posterior, or several at a point."""
     from ppl_gen.results.arviz import arrays_of
 
-    drawn = arrays_of(run.predict(num_samples=_PREDICTIVE_DRAWS))["posterior_predictive"]
-    return ppc_figure(run.observed, drawn)
+    if num_draws(run) > 1:
+        return arrays_of(run.predict(num_samples=_PREDICTIVE_DRAWS))["posterior_predictive"]
+    sets = [arrays_of(run.predict(seed=i))["posterior_predictive"] for i in range(_PREDICTIVE_SETS)]
+    return {n: np.concatenate([s[n] for s in sets], axis=1) for n in sets[0]}
 
 
 def _short(runs: Mapping[str, Any]) -> list[str]:
