@@ -298,7 +298,7 @@ BAD = [
     (LEVELS, SHADES + 1.5, "whole numbers from 0 to 255, and it has .*, some with fractions$"),
     (LEVELS, SHADES + 200, "whole numbers from 0 to 255, and it has 2.. to 4..$"),
     (LEVELS, np.moveaxis(SHADES, -1, 1), r"channels come last, np.moveaxis\(x, 1, -1\)"),
-    (LEVELS, SHADES.reshape(8, -1), r"got \(8, 12\): x.reshape\(-1, 2, 2, 3\) of flat rows"),
+    (LEVELS, SHADES.reshape(8, -1), r"got \(8, 12\): x.reshape\(-1, 2, 2, 3\)"),
     (PixelCNN((2, 2, 3), "bernoulli"), SHADES, "zeros and ones, and x has 0 to 25"),
     (PixelCNN((2, 2, 3), num_classes=4), SHADES, r"num_classes=4 takes a label \(N,\)"),
     (LEVELS, {"x": SHADES, "label": np.arange(8)}, "num_classes=0 takes no label"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from ppl_gen.program import DataError
@@ -12,8 +14,10 @@ def check_images(model: str, x: np.ndarray, shape: tuple[int, ...]) -> None:
     if x.shape[1:] != shape:
         wanted = ", ".join(map(str, shape))
         swapped = len(shape) == 3 and x.shape[1:] == (shape[2], *shape[:2])
-        hint = "channels come last, np.moveaxis(x, 1, -1)" if swapped else f"x.reshape(-1, {wanted}) of flat rows"
-        raise DataError(f"{model} expects x of shape (N, {wanted}), got {x.shape}: {hint}")
+        alike = math.prod(x.shape[1:]) == math.prod(shape)
+        hint = f": x.reshape(-1, {wanted})" if alike else ""
+        hint = ": channels come last, np.moveaxis(x, 1, -1)" if swapped else hint
+        raise DataError(f"{model} expects x of shape (N, {wanted}), got {x.shape}{hint}")
 
 
 def check_binary(x: np.ndarray) -> None:

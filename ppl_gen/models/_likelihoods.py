@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from ppl_gen.models._checks import check_levels
 from ppl_gen.models._discretised_logistic import discretised_logistic_mixture, scaled
 from ppl_gen.models._options import count, one_of
 from ppl_gen.primitives import dist, param, xp
@@ -144,7 +145,7 @@ class Categorical:
         return xp.softmax(u, axis=-1)
 
     def check(self, x: np.ndarray) -> None:
-        _check_levels(x, self.num_levels)
+        check_levels(x, self.num_levels)
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ class DiscretisedLogistic:
         return xp.tanh(u)
 
     def check(self, x: np.ndarray) -> None:
-        _check_levels(x, self.num_levels)
+        check_levels(x, self.num_levels)
 
 
 LIKELIHOODS: dict[str, Any] = {
@@ -208,13 +209,3 @@ def likelihood(name: str, num_levels: int | None) -> Likelihood:
     if num_levels < 2:
         raise ValueError(f"num_levels must be at least 2, got {num_levels}")
     return kind(num_levels)
-
-
-def _check_levels(x: np.ndarray, num_levels: int) -> None:
-    low, high, whole = float(x.min()), float(x.max()), bool((x == np.round(x)).all())
-    if not whole or low < 0 or high > num_levels - 1:
-        share = f": pixels in [0, 1] go in as np.round({num_levels - 1} * x)" if 0 <= low <= high <= 1 else ""
-        raise DataError(
-            f"the likelihood is of whole numbers from 0 to {num_levels - 1}, and x has {low:g} to {high:g}"
-            f"{'' if whole else ', some with fractions'}{share}"
-        )

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ppl_gen.models._checks import check_images
 from ppl_gen.models._likelihoods import Likelihood, likelihood
 from ppl_gen.models._options import count, one_of
 from ppl_gen.models.flow import Flow, pushed
@@ -219,10 +220,7 @@ class VAE:
 
     def check_x(self, x: np.ndarray) -> None:
         """Raises DataError: another shape, or numbers outside of the support of the likelihood."""
-        if x.shape[1:] != self.shape:
-            swapped = len(self.shape) == 3 and x.shape[1:] == (self.shape[2], *self.shape[:2])
-            hint = ": channels come last, np.moveaxis(x, 1, -1)" if swapped else ""
-            raise DataError(f"VAE expects x of shape (N, {', '.join(map(str, self.shape))}), got {x.shape}{hint}")
+        check_images("VAE", x, self.shape)
         self._kind.check(x)
 
     def row_data(self, values: Mapping[str, np.ndarray], n: int) -> dict[str, Any]:
