@@ -275,7 +275,7 @@ def test_parts_that_do_not_fit_are_refused(options, message):
 
 
 BAD_DATA = [
-    (VAE(2, (4,), "categorical", num_levels=3), {"x": BITS + 2}, "whole numbers from 0 to 2, and x has 2 to 3"),
+    (VAE(2, (4,), "categorical", num_levels=3), {"x": BITS + 2}, "whole numbers from 0 to 2, and it has 2 to 3"),
     (VAE(2, (4,), "discretised_logistic", num_levels=9), {"x": BITS / 2}, r"pixels in \[0, 1\] go in as np.round\(8"),
     (VAE(2, (4,), num_classes=3), {"x": BITS}, "num_classes=3 takes a label"),
     (VAE(2, (4,)), {"x": BITS, "label": LABEL}, "num_classes=0 takes no label"),
