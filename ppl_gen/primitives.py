@@ -77,7 +77,9 @@ def deterministic(name: str, value: Any) -> Any:
 
 
 def module(name: str, net: Any) -> Callable[..., Any]:
-    """A network (flax.nnx on NumPyro, torch.nn on Pyro) whose weights are params ``{name}.{path}``.
+    """A network (flax.nnx or Equinox on NumPyro, torch.nn on Pyro) whose weights are params ``{name}.{path}``.
+
+    It sees whole batches: modules of Equinox are written for one row, and go in within one that maps over rows.
 
     Args:
         net: one of ``ppl_gen.nets``, which lives on both; else the network itself, or a function without arguments

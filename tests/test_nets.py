@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -128,13 +131,33 @@ def test_with_a_cache_tokens_one_by_one_give_what_they_give_together(library):
     np.testing.assert_allclose(np.stack(found, axis=1), together, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("backend", ["numpyro", "pyro"])
-def test_a_program_learns_a_network(backend):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class OfArrays:
+    """A network as Equinox makes them: a callable pytree, whose leaves are not all weights."""
+
+    kernel: jax.Array
+    bias: jax.Array
+    times_seen: jax.Array
+    final: Callable = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, x):
+        return self.final(x @ self.kernel + self.bias)
+
+
+def of_arrays():
+    return OfArrays(jnp.zeros((2, 1)), jnp.zeros(1), jnp.array(7), lambda y: y)
+
+
+NETWORKS = [("numpyro", nets.MLP(2, 1, ())), ("pyro", nets.MLP(2, 1, ())), ("numpyro", {"jax": of_arrays})]
+
+
+@pytest.mark.parametrize(("backend", "net"), NETWORKS, ids=["numpyro", "pyro", "pytree"])
+def test_a_program_learns_a_network(backend, net):
     """Least squares by a linear network: its weights are those of the normal equations."""
     rng = np.random.default_rng(3)
     x = rng.normal(size=(60, 2))
     y = x @ [1.5, -0.7] + 0.3 + 0.1 * rng.normal(size=60)
-    net = nets.MLP(2, 1, ())
 
     @pg.program
     def regression(x, y):
@@ -174,3 +197,12 @@ def test_what_does_not_fit_is_refused(bad, message):
 def test_weights_of_what_is_no_network_of_ours():
     with pytest.raises(TypeError, match="was not made by a network of ppl_gen"):
         nets.weights(torch.nn.Linear(1, 1))
+
+
+def test_what_is_no_network_is_refused():
+    @pg.program
+    def model(x):
+        pg.sample("y", dist.Normal(pg.module("net", {"jax": "MLP"})(x), 1.0))
+
+    with pytest.raises(pg.ProgramError, match=r"module 'net' got a str: on NumPyro a network is a flax.nnx module, or"):
+        pg.infer(model, np.zeros(3), "map", progress=False)

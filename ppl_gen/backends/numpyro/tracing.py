@@ -46,16 +46,47 @@ def plate(name: str, size: int, subsample_size: int | None = None, dim: int | No
 
 
 def module(name: str, net: Any, dtype: str | None = None) -> Callable[..., Any]:
-    """A flax.nnx module whose parameters become params called ``{name}.{path}``; it computes in ``dtype``, if any."""
-    from flax import nnx
+    """A network whose weights become params called ``{name}.{path}``; it computes in ``dtype``, if any.
 
-    graph, state, rest = nnx.split(net, nnx.Param, ...)
+    A flax.nnx module; or a callable pytree, as modules of Equinox are, whose floating-point arrays are the weights.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    state, rebuilt = _of_tree(net) if _is_tree(net) else _of_flax(name, net)
     leaves, tree = jax.tree.flatten_with_path(state)
     learned = [param(f"{name}.{_path(path)}", _in_precision(leaf)) for path, leaf in leaves]
     if dtype is None:
-        return nnx.merge(graph, jax.tree.unflatten(tree, learned), rest)
-    narrow = nnx.merge(graph, jax.tree.unflatten(tree, _cast(learned, dtype)), rest)
+        return rebuilt(jax.tree.unflatten(tree, learned))
+    narrow = rebuilt(jax.tree.unflatten(tree, _cast(learned, dtype)))
     return lambda *args, **kwargs: _cast(narrow(*_cast(args, dtype), **_cast(kwargs, dtype)), float)
+
+
+def _of_flax(name: str, net: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """The weights of a flax.nnx module, and what makes the module of others."""
+    from flax import nnx
+
+    if not isinstance(net, nnx.Module):
+        raise TypeError(
+            f"module {name!r} got a {type(net).__name__}: on NumPyro a network is a flax.nnx module, or a callable "
+            "pytree such as a module of Equinox"
+        )
+    graph, state, rest = nnx.split(net, nnx.Param, ...)
+    return state, lambda held: nnx.merge(graph, held, rest)
+
+
+def _is_tree(net: Any) -> bool:
+    """Whether JAX knows of a type what it is made of; modules of flax.nnx hold more than a tree of arrays."""
+    known = not jax.tree_util.all_leaves([net])
+    return known and callable(net) and not any(kind.__module__.startswith("flax.") for kind in type(net).__mro__)
+
+
+def _of_tree(net: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """The floating-point arrays of a callable pytree, None in the place of all else, and what puts others there."""
+    is_weight = lambda x: hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)
+    weights = jax.tree.map(lambda x: x if is_weight(x) else None, net)
+    put = lambda own, new: own if new is None else new
+    return weights, lambda held: jax.tree.map(put, net, held, is_leaf=lambda x: x is None)
 
 
 def _cast(tree: Any, dtype: Any) -> Any:
