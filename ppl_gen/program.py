@@ -18,7 +18,7 @@ from ppl_gen.intake import DataError, as_array, check_finite, check_range, copie
 from ppl_gen.missing import Missing, split
 from ppl_gen.surroundings import surroundings
 
-GUIDES = ("normal", "diagonal", "multivariate_normal", "low_rank", "delta", "laplace")
+GUIDES = ("normal", "diagonal", "multivariate_normal", "low_rank", "delta", "laplace", "flow")
 
 
 _declared: weakref.WeakSet[Program] = weakref.WeakSet()

@@ -55,6 +55,7 @@ KINDS: dict[str, Layer] = {
     "planar": _plain(Planar),
     "radial": _plain(Radial),
 }
+QUICK_TO_DRAW = ("iaf", "planar", "radial")  # the others are as quick, or quicker, to evaluate
 _OF_SPLINES = ("nsf", "nsf_coupling")
 _WITHOUT_NETWORKS = ("planar", "radial")
 

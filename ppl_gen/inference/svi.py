@@ -12,11 +12,13 @@ import numpy as np
 from ppl_gen.backends.protocol import Plate, UnsupportedError
 from ppl_gen.capabilities import Starts
 from ppl_gen.checks import ProgramError, in_short, name_bad_sites
+from ppl_gen.flows.guide import FlowGuide
 from ppl_gen.inference import collapse, importance
 from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.elbo import BOUNDS
 from ppl_gen.inference.engine import Outcome, between, one_of, positive, require_processes
 from ppl_gen.inference.fitting import fit
+from ppl_gen.inference.guide_flow import check_flow, fit_flow
 from ppl_gen.inference.laplace import laplace
 from ppl_gen.inference.starts import check_init
 from ppl_gen.inference.training import Training, rows_of
@@ -34,8 +36,8 @@ class SVI(Training):
 
     Attributes:
         guide: a function, or the name of an autoguide: "normal" (factorised), "diagonal", "multivariate_normal",
-            "low_rank", "delta" (a point), "laplace" (a Gaussian at the mode). The program's own where None, else
-            "normal".
+            "low_rank", "delta" (a point), "laplace" (a Gaussian at the mode), "flow" (normalizing, of all latents
+            together) or a :class:`ppl_gen.flows.FlowGuide`. The program's own where None, else "normal".
         elbo: "trace"; "mean_field" (closed-form KL); "enum" (discrete latents summed out); "iwae" (importance-weighted,
             Burda et al. 2016); "renyi" (Li & Turner 2016); with a ``batch_size`` also "dreg", which is "iwae" with the
             doubly reparameterised gradient (Tucker et al. 2019). "auto" is "enum" with discrete latents, else "trace".
@@ -58,7 +60,7 @@ class SVI(Training):
     needs: ClassVar[str] = "latents or params, and a guide or continuous latents for an autoguide"
     resumes: ClassVar[bool] = True
 
-    guide: Callable[..., Any] | str | None = None
+    guide: Callable[..., Any] | FlowGuide | str | None = None
     elbo: str = "auto"
     num_particles: int = 1
     alpha: float = 0.0
@@ -80,8 +82,9 @@ class SVI(Training):
             between(self, 0, 1, "tolerance")
         if isinstance(self.guide, str):
             one_of(self, "guide", GUIDES)
-        elif self.guide is not None and not callable(self.guide):
-            raise TypeError(f"guide must be a function or one of {', '.join(GUIDES)}, got {type(self.guide).__name__}")
+        elif not (self.guide is None or callable(self.guide) or isinstance(self.guide, FlowGuide)):
+            came = type(self.guide).__name__
+            raise TypeError(f"guide must be a function, a FlowGuide or one of {', '.join(GUIDES)}, got {came}")
         if self.elbo in ("iwae", "renyi", "dreg") and self.num_particles < 2:
             raise ValueError(
                 f"elbo={self.elbo!r} weighs particles against each other: num_particles must be at least 2"
@@ -107,7 +110,9 @@ class SVI(Training):
                 f"elbo={self.elbo!r} does not sum out discrete latents ({', '.join(map(repr, target.discrete))}): use "
                 f"elbo={'enum' if self.batch_size is None else 'trace'!r}"
             )
-        if isinstance(guide, str):
+        if isinstance(guide, FlowGuide):
+            check_flow(target, guide, self.elbo)
+        elif isinstance(guide, str):
             _check_autoguide(target, guide)
         else:
             _check_guide(target, guide, self.batch_size is not None)
@@ -134,7 +139,8 @@ class SVI(Training):
         return {n: target.backend.asarray(v) for n, v in given.items()}
 
     def _guide(self, target: Target) -> Any:
-        return self.guide or target.program.guide or "normal"
+        guide = self.guide or target.program.guide or "normal"
+        return FlowGuide() if guide == "flow" else guide
 
     def run(self, target: Target, driver: Driver, seed: int) -> Outcome:
         guide = self._guide(target)
@@ -147,6 +153,10 @@ class SVI(Training):
             outcome = fit(self, target.guided(), _no_guide if isinstance(guide, str) else guide, driver, seed)
             if outcome.attrs["guided"]:
                 collapse.judge(outcome, target, guide)
+            return outcome
+        if isinstance(guide, FlowGuide):
+            outcome, weights = fit_flow(self, guide, target, driver, seed, _Watch(self))
+            _judge(outcome, weights)
             return outcome
         native, chosen = self._native(target, guide)
         state = native.init(seed, target.arrays, self._start(target, seed))
@@ -301,7 +311,7 @@ def _check_autoguide(target: Target, guide: str) -> None:
 
 def _check_rows(target: Target, guide: Any, plate: Plate) -> None:
     """Latents of rows are drawn by a guide of the rows, discrete ones too."""
-    if isinstance(guide, str) and (target.layout.dim or target.discrete):
+    if not callable(guide) and (target.layout.dim or target.discrete):
         raise UnsupportedError(
             f"svi with a batch_size needs a guide that is a function of the rows, and that of {target.program.name} is "
             f"{guide!r}: pass guide=, or subsample a plate and leave out batch_size"
