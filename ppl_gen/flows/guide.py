@@ -15,28 +15,43 @@ class FlowGuide:
     """A guide of ``engine="svi"`` for any program: a flow over its continuous latents together, unconstrained.
 
     Rezende & Mohamed (2015), "Variational inference with normalizing flows". ``guide="flow"`` is one with these
-    defaults. A kind that is slow to draw from is taken the other way round. It wants a falling learning rate,
-    ``schedule="cosine"``, and some particles, ``num_particles=8``; gradients are shortened to 10, or ``clip_norm``.
+    defaults. A kind that is slow to draw from is taken the other way round. The flow starts as the best Gaussian on a
+    quasi-Newton path to a mode, and its learning rate falls to 0 along a cosine, whatever ``schedule`` says.
 
     Attributes:
         kind: of :data:`ppl_gen.flows.KINDS`; couplings ("realnvp", "glow", "nsf_coupling") want two latent numbers.
+            Where it is None: "iaf", and "nsf" of one latent number, which "iaf" would only shift and scale.
         num_layers, hidden, activation, num_bins, bound: as of :class:`ppl_gen.models.Flow`.
+        num_draws: estimates of the bound, each of ``num_particles`` draws, whose mean a step goes by.
     """
 
-    kind: str = "nsf"
+    kind: str | None = None
     num_layers: int = 2
     hidden: tuple[int, ...] = (32, 32)
     activation: str = "relu"
     num_bins: int | None = None
     bound: float | None = None
+    num_draws: int = 16
 
     def __post_init__(self) -> None:
-        check_counts(num_layers=self.num_layers)
+        object.__setattr__(self, "hidden", tuple(self.hidden))  # what is compiled for it is found by its hash
+        check_counts(num_layers=self.num_layers, num_draws=self.num_draws)
         self.bijector(2)
 
+    def kind_of(self, features: int) -> str:
+        """The kind of a flow over so many numbers."""
+        if self.kind is not None:
+            return self.kind
+        return "iaf" if features > 1 else "nsf"
+
     def bijector(self, features: int) -> Bijector:
-        """From noise to latents."""
+        """From noise to latents.
+
+        Raises:
+            ValueError: an unknown kind, options that it has not, or a coupling of one number.
+        """
+        kind = self.kind_of(features)
         spline: dict[str, Any] = {"num_bins": self.num_bins, "bound": self.bound}
         given = {n: x for n, x in spline.items() if x is not None}
-        found = flow(self.kind, features, self.num_layers, self.hidden, self.activation, **given)
-        return found if self.kind in QUICK_TO_DRAW else Inverse(found)
+        found = flow(kind, features, self.num_layers, self.hidden, self.activation, **given)
+        return found if kind in QUICK_TO_DRAW else Inverse(found)

@@ -4,169 +4,115 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ppl_gen.backends.protocol import UnsupportedError
+from ppl_gen import backends
 from ppl_gen.flows.guide import FlowGuide
-from ppl_gen.inference import starts
-from ppl_gen.inference.driver import Driver
-from ppl_gen.inference.engine import Outcome
-from ppl_gen.primitives import deterministic, dist, module, param, xp
+from ppl_gen.primitives import deterministic, module, xp
 from ppl_gen.target import Target
 
-BOUNDS = ("auto", "trace", "enum", "iwae", "renyi")
-_CHUNK = 250  # steps in a compiled call
-_SCALE = 0.1  # standard deviation that q starts with
-_CLIP = 10.0  # length of the longest gradient, unless clip_norm says otherwise: the first ones may be huge
-_OWN = "params"  # those of the program, unconstrained
+MOST_DENSE = 200  # latent numbers whose base has a full covariance
+_NAME = "auto_flow"  # before its params
+_OWN = "params"  # those of the program, unconstrained, in one vector
+
+
+class Base(NamedTuple):
+    """Where a flow starts, which stays as it is: N(loc, root root').
+
+    Attributes:
+        loc: (dim,). root: a Cholesky factor (dim, dim), or standard deviations (dim,).
+    """
+
+    loc: Any
+    root: Any
 
 
 class JointFlow:
-    """q of the unconstrained vector u of all latents: u = loc + scale T(e), e ~ N(0, I), T the flow.
+    """q of the unconstrained vector u of all latents: u = loc + root (shift + S T(e)), e ~ N(0, I).
 
-    Discrete latents are summed out. ``params`` are unconstrained values of what is learned: of the flow by their names,
-    of the program in one vector.
+    T is the flow, S lower triangular, or diagonal where the base is; loc and root are those of a :class:`Base`, so that
+    all that is learned is about as large as 1. Discrete latents are summed out. The params are unconstrained: those of
+    the flow by their names, those of the program in one vector.
     """
 
     def __init__(self, guide: FlowGuide, target: Target):
         self.target, self.dim = target, target.layout.dim
         self._net = guide.bijector(self.dim)
+        self._networks: dict[tuple[str, int], Any] = {}
         self._constraints: dict[str, Any] = {}
 
-    def start(self, u: Any) -> dict[str, Any]:
-        """Params of a narrow q about the vector ``u`` of latents and params of the program."""
-        backend = self.target.backend
-        sites = self._run(backend.asarray(np.zeros((1, self.dim))), key=backend.key(0))
+    def start(self, own: Any, scale: float) -> dict[str, Any]:
+        """Params of a q whose T is about the identity.
+
+        Args:
+            own: params of the program, unconstrained. scale: what the base's spread is multiplied by.
+        """
+        backend, dim = self.target.backend, self.dim
+        sites = self._carried(backend.asarray(np.zeros((1, dim))), key=backend.key(0))
         self._constraints = {n: s.constraint for n, s in sites.items() if s.kind == "param"}
         found = {n: backend.bijection(c).inverse(sites[n].value) for n, c in self._constraints.items()}
-        return {**found, "guide.loc": u[: self.dim], _OWN: u[self.dim :]}
+        affine = {"shift": np.zeros(dim), "log_scale": np.full(dim, math.log(scale))}
+        if dim <= MOST_DENSE:
+            affine["lower"] = np.zeros((dim, dim))
+        return {**found, **{f"{_NAME}.{n}": backend.asarray(x) for n, x in affine.items()}, _OWN: own}
 
-    def constrained(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of the flow as it sees them."""
-        return {n: self.target.backend.bijection(c).forward(params[n]) for n, c in self._constraints.items()}
+    def learned(self, params: Mapping[str, Any], base: Base) -> dict[str, Any]:
+        """All that q is made of, by name; params of the flow as it sees them."""
+        bijection = self.target.backend.bijection
+        seen = {n: bijection(self._constraints[n]).forward(x) if n in self._constraints else x
+                for n, x in params.items() if n != _OWN}  # fmt: skip
+        return {**seen, f"{_NAME}.base_loc": base.loc, f"{_NAME}.base_root": base.root}
 
-    def log_weights(self, params: Mapping[str, Any], noise: Any, arrays: Any) -> tuple[Any, Any]:
-        """Vectors of latents and params (draws, dim) at ``noise``, and log p(data, u) - log q(u) there (draws,)."""
-        own = params[_OWN]
-        sites = self._run(noise, unconstrained={n: x for n, x in params.items() if n != _OWN})
+    def draw(self, params: Mapping[str, Any], base: Base, noise: Any) -> tuple[Any, Any]:
+        """Vectors of latents and params (draws, dim) at ``noise``, and log q of the latents there (draws,)."""
+        sites = self._carried(noise, unconstrained={n: params[n] for n in self._constraints})
+        x, log_det = sites[f"{_NAME}.x"].value, sites[f"{_NAME}.log_det"].value
+        log_scale, lower = params[f"{_NAME}.log_scale"], params.get(f"{_NAME}.lower")
+        x = params[f"{_NAME}.shift"] + x * xp.exp(log_scale) + (0.0 if lower is None else x @ xp.tril(lower, -1).T)
+        dense = base.root.ndim == 2
+        u = base.loc + (x @ base.root.T if dense else x * base.root)
+        log_det = log_det + xp.sum(log_scale) + xp.sum(xp.log(xp.diagonal(base.root) if dense else base.root))
         log_e = -0.5 * xp.sum(noise * noise, axis=-1) - 0.5 * self.dim * math.log(2.0 * math.pi)
-        u = sites["guide.u"].value
-        u = xp.concatenate([u, xp.broadcast_to(own, (u.shape[0], own.shape[0]))], axis=-1)
-        log_p = self.target.backend.vmap(self.target.log_density, in_axes=(0, None))(u, arrays)
-        return u, log_p - log_e + sites["guide.log_det"].value
+        own = params[_OWN]
+        return xp.concatenate([u, xp.broadcast_to(own, (u.shape[0], own.shape[0]))], axis=-1), log_e - log_det
 
-    def _run(self, noise: Any, **request: Any) -> Any:
-        return self.target.trace_guide(lambda _: self._carry(noise), {}, **request)
+    def log_weights(self, params: Any, base: Base, noise: Any, arrays: Any, times: Any = None) -> tuple[Any, Any]:
+        """Vectors of latents and params (draws, dim) at ``noise``, and log p(data, u) - log q(u) there (draws,).
+
+        Args:
+            times: what the log likelihood is multiplied by where the data are some rows; None where they are all.
+        """
+        u, log_q = self.draw(params, base, noise)
+        target = self.target
+
+        def log_density(u: Any, arrays: Any) -> Any:
+            if times is None:
+                return target.log_density(u, arrays)
+            prior, likelihood = target.log_parts(u, arrays)
+            return prior + times * likelihood
+
+        return u, target.backend.vmap(log_density, in_axes=(0, None))(u, arrays) - log_q
+
+    def _carried(self, noise: Any, **request: Any) -> Any:
+        with backends.keeping(self._networks):
+            return self.target.trace_guide(lambda _: self._carry(noise), {}, **request)
 
     def _carry(self, noise: Any) -> None:
-        carry = module("guide", self._net)
-        loc = param("guide.loc", xp.zeros_like(noise[0]))
-        scale = param("guide.scale", _SCALE * xp.ones_like(noise[0]), constraint=dist.constraints.positive)
-        moved, log_det = carry(noise)
-        deterministic("guide.u", loc + scale * moved)
-        deterministic("guide.log_det", log_det + xp.sum(xp.log(scale)))
+        x, log_det = module(_NAME, self._net)(noise)
+        deterministic(f"{_NAME}.x", x)
+        deterministic(f"{_NAME}.log_det", log_det)
 
 
 def bound(log_weight: Any, alpha: float | None) -> Any:
-    """The ELBO where ``alpha`` is None, else the bound of order alpha, 0 for the importance-weighted one.
+    """Mean over estimates, of log weights (estimates, particles).
+
+    The ELBO where ``alpha`` is None, else the bound of order alpha, 0 for the importance-weighted one.
 
     Rezende & Mohamed (2015), equation 15; Li & Turner (2016), equation 11.
     """
     if alpha is None:
         return xp.mean(log_weight)
     share = 1.0 - alpha
-    return (xp.logsumexp(share * log_weight, axis=0) - math.log(log_weight.shape[0])) / share
-
-
-def fit_flow(
-    engine: Any, guide: FlowGuide, target: Target, driver: Driver, seed: int, watch: Any
-) -> tuple[Outcome, np.ndarray]:
-    """The fitted flow: its draws and history, and log importance weights of the draws (num_samples,).
-
-    Args:
-        engine: an ``SVI``. watch: decides after each chunk of steps whether to stop, and keeps the last good state.
-    """
-    joint, init, advance = _trained(engine, guide, target)
-    backend, dim = target.backend, target.layout.dim
-
-    def chunk(state: Any, first: int, count: int) -> Any:
-        noise = np.random.default_rng([seed, first]).standard_normal((count, engine.num_particles, dim))
-        rate = engine.rate(np.arange(first, first + count), engine.num_steps)
-        return advance(state, {"noise": backend.asarray(noise), "rate": backend.asarray(rate)}, target.arrays)
-
-    begin = starts.positions(target, 1, seed, engine.init, target.everything)[0]
-    state, report, reason = driver.run(
-        chunk, init(joint.start(begin)), engine.num_steps, label=engine.name, chunk=_CHUNK, stop=watch,
-        describe=lambda r: f"loss {r['loss'].mean():.4f}",
-    )  # fmt: skip
-    found = []
-    if watch.last_good is not None:
-        state, step = watch.last_good, int(np.argmax(~np.isfinite(report["loss"])))
-        found = [
-            f"svi stopped at step {step + 1}: the loss is not finite. The result is the last good state. Lower "
-            "learning_rate, set clip_norm, or look at the scale of the data and the priors"
-        ]
-    outcome, weights = _drawn(joint, state["params" if engine.ema is None else "ema"], seed, engine.num_samples)
-    outcome.history = {n: report[n] for n in ("loss", "gradient_norm")}
-    outcome.attrs = {"elbo": _elbo(engine, target), "guide": "flow", "stopped": reason or "num_steps"}
-    outcome.warnings = found
-    return outcome, weights
-
-
-def _trained(engine: Any, guide: FlowGuide, target: Target) -> tuple[JointFlow, Any, Any]:
-    """The flow, how its descent starts, and how it goes on; compiled once for like runs."""
-    alpha = {"iwae": 0.0, "renyi": engine.alpha}.get(engine.elbo)
-    clip_norm = _CLIP if engine.clip_norm is None else engine.clip_norm
-    options = {"learning_rate": engine.learning_rate, "clip_norm": clip_norm, "ema": engine.ema}
-    options["calls"] = 10 ** math.ceil(math.log10(engine.num_steps))
-
-    def build() -> tuple[JointFlow, Any, Any]:
-        joint = JointFlow(guide, target)
-
-        def loss(params: Any, row: Any, arrays: Any) -> tuple[Any, dict[str, Any]]:
-            return -bound(joint.log_weights(params, row["noise"], arrays)[1], alpha), {}
-
-        return joint, *target.backend.descend(loss, optimizer=engine.optimizer, **options)
-
-    if not isinstance(engine.optimizer, str):
-        return build()
-    return target.compiled(("svi flow", guide, alpha, engine.optimizer, *options.values()), build)
-
-
-def _elbo(engine: Any, target: Target) -> str:
-    return ("enum" if target.discrete else "trace") if engine.elbo == "auto" else engine.elbo
-
-
-def _drawn(joint: JointFlow, params: Any, seed: int, count: int) -> tuple[Outcome, np.ndarray]:
-    """Draws of the flow with these params, and their log importance weights."""
-    target, backend = joint.target, joint.target.backend
-
-    def draw(noise: Any, key: Any, both: Any) -> tuple[Any, Any]:
-        u, log_weight = joint.log_weights(both[0], noise[None], both[1])
-        return u[0], log_weight[0]
-
-    mapped = target.compiled(("svi flow draws", id(joint)), lambda: backend.map_draws(draw))
-    noise = np.random.default_rng([seed, 2**31]).standard_normal((count, joint.dim))
-    u, weights = backend.to_numpy(mapped(backend.asarray(noise), seed, (params, target.arrays)))
-    own = target.constrain(backend.asarray(u[0]), target.arrays)
-    learned = {**joint.constrained(params), **{n: own[n] for n in target.params.names}}
-    values = {n: np.asarray(x) for n, x in backend.to_numpy(learned).items()}
-    return Outcome(positions=np.asarray(u)[None], params=values, exact=False), np.asarray(weights)
-
-
-def check_flow(target: Target, guide: FlowGuide, elbo: str) -> None:
-    """There are latents for a flow, all of them there at once.
-
-    Raises:
-        UnsupportedError: not so. ValueError: a bound, or a number of latents, that this flow has not.
-    """
-    if elbo not in BOUNDS:
-        raise ValueError(f"elbo={elbo!r} wants divergences in closed form, and a flow has none: use elbo='trace'")
-    if not target.layout.dim:
-        raise UnsupportedError(
-            f"a flow is a guide of continuous latents, and {target.program.name} has none: leave out guide"
-        )
-    target.require_full_data("svi with a flow as its guide")
-    guide.bijector(target.layout.dim)
+    return xp.mean(xp.logsumexp(share * log_weight, axis=1) - math.log(log_weight.shape[1])) / share

@@ -18,7 +18,7 @@ from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.elbo import BOUNDS
 from ppl_gen.inference.engine import Outcome, between, one_of, positive, require_processes
 from ppl_gen.inference.fitting import fit
-from ppl_gen.inference.guide_flow import check_flow, fit_flow
+from ppl_gen.inference.flow_fit import check_flow, fit_flow
 from ppl_gen.inference.laplace import laplace
 from ppl_gen.inference.starts import check_init
 from ppl_gen.inference.training import Training, rows_of
@@ -53,7 +53,8 @@ class SVI(Training):
         init: site -> value (constrained) at which an autoguide starts; elsewhere where the model says, or at random.
 
     With a ``batch_size`` it trains as :class:`~ppl_gen.inference.training.Training` says, by minibatches of the rows of
-    a plate and a guide that is a function; ``history`` then holds means over rows.
+    a plate and a guide that is a function; ``history`` then holds means over rows. A flow takes minibatches, too, where
+    no latents are of single rows; its ``history`` holds estimates of the loss of all rows.
     """
 
     name: ClassVar[str] = "svi"
@@ -111,12 +112,12 @@ class SVI(Training):
                 f"elbo={'enum' if self.batch_size is None else 'trace'!r}"
             )
         if isinstance(guide, FlowGuide):
-            check_flow(target, guide, self.elbo)
+            check_flow(self, target, guide)
         elif isinstance(guide, str):
             _check_autoguide(target, guide)
         else:
             _check_guide(target, guide, self.batch_size is not None)
-        if self.batch_size is not None:
+        if self.batch_size is not None and not isinstance(guide, FlowGuide):
             _, plate = rows_of(target.guided(), self.name)
             _check_rows(target, guide, plate)
             if self.processes:
@@ -149,14 +150,12 @@ class SVI(Training):
             _judge(outcome, weights)
             outcome.attrs["guide"] = "laplace"
             return outcome
+        if isinstance(guide, FlowGuide):
+            return self._flow(guide, target, driver, seed)
         if self.batch_size is not None:
             outcome = fit(self, target.guided(), _no_guide if isinstance(guide, str) else guide, driver, seed)
             if outcome.attrs["guided"]:
                 collapse.judge(outcome, target, guide)
-            return outcome
-        if isinstance(guide, FlowGuide):
-            outcome, weights = fit_flow(self, guide, target, driver, seed, _Watch(self))
-            _judge(outcome, weights)
             return outcome
         native, chosen = self._native(target, guide)
         state = native.init(seed, target.arrays, self._start(target, seed))
@@ -170,6 +169,16 @@ class SVI(Training):
         outcome.attrs.update(elbo=chosen, guide=guide if isinstance(guide, str) else "by hand", stopped=watch.reason)
         outcome.warnings[:0] = found
         return outcome
+
+    def _flow(self, guide: FlowGuide, target: Target, driver: Driver, seed: int) -> Outcome:
+        outcome, weights = fit_flow(self, guide, target, driver, seed, _Watch(self))
+        outcome.attrs["elbo"] = self._chosen(target)
+        if weights is not None:
+            _judge(outcome, weights, "Use more num_steps or num_particles, a FlowGuide of more num_layers")
+        return outcome
+
+    def _chosen(self, target: Target) -> str:
+        return ("enum" if target.discrete else "trace") if self.elbo == "auto" else self.elbo
 
     def _loop(self, target: Target, driver: Driver, native: Any, state: Any) -> tuple[Any, Any, _Watch]:
         """All updates: the last state, the losses, and why they stopped."""
@@ -187,7 +196,7 @@ class SVI(Training):
         return state, report, watch
 
     def _native(self, target: Target, guide: Any) -> tuple[Any, str]:
-        elbo = ("enum" if target.discrete else "trace") if self.elbo == "auto" else self.elbo
+        elbo = self._chosen(target)
         alpha = 0.0 if elbo == "iwae" else self.alpha
         options: dict[str, Any] = {
             "elbo": "renyi" if elbo == "iwae" else elbo,
@@ -288,14 +297,13 @@ def _outcome(target: Target, native: Any, params: Mapping[str, Any], seed: int, 
     return outcome
 
 
-def _judge(outcome: Outcome, log_weights: np.ndarray) -> None:
+_REMEDY = "Use guide='multivariate_normal', 'low_rank' or 'flow', more num_steps"
+
+
+def _judge(outcome: Outcome, log_weights: np.ndarray, remedy: str = _REMEDY) -> None:
     """Put the importance weights, and what they say of the guide, into an outcome."""
     outcome.stats["log_weight"] = log_weights[None]
-    importance.judge(
-        outcome,
-        log_weights,
-        "Use guide='multivariate_normal' or 'low_rank', more num_steps, or engine='nuts'",
-    )
+    importance.judge(outcome, log_weights, f"{remedy}, or engine='nuts'")
 
 
 def _no_guide(*_: Any, **__: Any) -> None:
