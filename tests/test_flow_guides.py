@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from scipy.special import logsumexp
 import ppl_gen as pg
 from ppl_gen import dist, xp
 from ppl_gen.flows import KINDS, FlowGuide
+from ppl_gen.inference.engine import Outcome
+from ppl_gen.inference.importance import judge
 from tests.cutting import assert_same, cut_at_every_commit
 
 BACKENDS = ("numpyro", "pyro")
@@ -171,6 +174,49 @@ def test_params_of_the_program_are_learned(backend):
     assert {"auto_flow.base_loc", "auto_flow.shift", "scale"} < set(run.params)
 
 
+def test_a_gaussian_is_where_it_starts():
+    """A few moves of L-BFGS are enough for the covariance of two numbers: with no training the KL is below 0.05."""
+    run = svi(correlated, SEEN, num_steps=1, num_samples=2000)
+    evidence = stats.multivariate_normal(np.zeros(2), PRIOR + np.eye(2)).logpdf(SEEN)
+    assert abs(divergence(run, evidence)[0]) < 0.05
+
+
+def test_many_latents_have_a_diagonal_base():
+    def wide(y):
+        with pg.plate("row", 250):
+            z = pg.sample("z", dist.Normal(0.0, 1.0))
+            pg.sample("y", dist.Normal(z, 1.0), obs=y)
+
+    y = np.random.default_rng(0).normal(size=250)
+    run = svi(pg.program(wide), y, guide=FlowGuide("realnvp"), num_steps=200)
+    found, error = divergence(run, stats.norm.logpdf(y, 0.0, np.sqrt(2.0)).sum())
+    assert -4 * error < found < 0.5 and run.params["auto_flow.base_root"].shape == (250,)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_native_programs(backend):
+    """An unchanged function of the library: a normal mean, whose posterior is N(sum / (N + 1), 1 / (N + 1))."""
+    library = importlib.import_module(backend)
+    distributions = importlib.import_module(f"{backend}.distributions")
+
+    def native(y):
+        loc = library.sample("loc", distributions.Normal(0.0, 1.0))
+        with library.plate("row", len(y)):
+            library.sample("y", distributions.Normal(loc, 1.0), obs=y)
+
+    y = np.random.default_rng(3).normal(1.0, 1.0, 20)
+    run = svi(pg.program(native, backend=backend), y, backend, num_steps=200, num_samples=4000)
+    found, error = divergence(run, stats.multivariate_normal(np.zeros(20), np.eye(20) + 1.0).logpdf(y))
+    assert abs(found) < 0.02 + 4 * error and not run.warnings
+    close(run.posterior["loc"][0][:, None], y.sum() / 21, 1.0 / 21, errors=10)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run():
+    with pytest.warns(RuntimeWarning, match="svi stopped at step .* Lower learning_rate"):
+        run = svi(many, MANY[:50], learning_rate=500.0)
+    assert run.attrs["stopped"] == "loss not finite" and np.isfinite(run.posterior["loc"]).all()
+
+
 # Minibatches ------------------------------------------------------------------------------------------------------
 
 MANY = np.random.default_rng(6).normal(1.5, 2.0, 2000)
@@ -266,6 +312,15 @@ def test_a_program_may_name_it_and_the_run_goes_on_from_it(tmp_path):
     loaded = pg.load(run.save(tmp_path / "run"), program, SEEN)
     np.testing.assert_array_equal(loaded.posterior["z"], run.posterior["z"])
     np.testing.assert_array_equal(loaded.params["auto_flow.shift"], run.params["auto_flow.shift"])
+
+
+def test_equal_weights_say_that_a_guide_is_near():
+    """k-hat is the shape of a tail, that of these weights 1; the largest of them is what counts."""
+    tail = np.log(stats.pareto(1.0).ppf((np.arange(1000) + 0.5) / 1000))
+    for scale, num_warnings in ((1.0, 1), (1e-4, 0)):
+        outcome = Outcome()
+        judge(outcome, np.log1p(scale * np.exp(tail)), "Do more")
+        assert outcome.attrs["pareto_k"] > 0.7 and len(outcome.warnings) == num_warnings
 
 
 # Errors -----------------------------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ class FlowGuide:
 
     Rezende & Mohamed (2015), "Variational inference with normalizing flows". ``guide="flow"`` is one with these
     defaults. A kind that is slow to draw from is taken the other way round. The flow starts as the best Gaussian on a
-    quasi-Newton path to a mode, and its learning rate falls to 0 along a cosine, whatever ``schedule`` says.
+    quasi-Newton path to a mode. Its learning rate falls to 0 along a cosine, whatever ``schedule`` says, and gradients
+    longer than 10 are shortened to that.
 
     Attributes:
         kind: of :data:`ppl_gen.flows.KINDS`; couplings ("realnvp", "glow", "nsf_coupling") want two latent numbers.
