@@ -18,7 +18,7 @@ from ppl_gen.intake import DataError, as_array, check_finite, check_range, copie
 from ppl_gen.missing import Missing, split
 from ppl_gen.surroundings import surroundings
 
-GUIDES = ("normal", "diagonal", "multivariate_normal", "low_rank", "delta", "laplace")
+GUIDES = ("normal", "diagonal", "multivariate_normal", "low_rank", "delta", "laplace", "flow")
 
 
 _declared: weakref.WeakSet[Program] = weakref.WeakSet()
@@ -34,7 +34,7 @@ class Program:
 
     Args:
         model: a function of data that says how they arise.
-        guide: a function of the same arguments, or the name of an autoguide.
+        guide: a function of the same arguments, the name of an autoguide, or a :class:`ppl_gen.flows.FlowGuide`.
         backend: None for a portable program, "numpyro" or "pyro" for an unchanged function of that library.
         coords: labels of plates, name -> sequence.
     """
@@ -42,7 +42,7 @@ class Program:
     def __init__(
         self,
         model: Callable[..., Any],
-        guide: Callable[..., Any] | str | None = None,
+        guide: Any = None,
         backend: str | None = None,
         coords: Mapping[str, Sequence[Any]] | None = None,
     ):
@@ -112,7 +112,7 @@ class Program:
 
 def program(
     model: Callable[..., Any] | None = None,
-    guide: Callable[..., Any] | str | None = None,
+    guide: Any = None,
     backend: str | None = None,
     coords: Mapping[str, Sequence[Any]] | None = None,
 ) -> Any:

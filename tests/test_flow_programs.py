@@ -1,4 +1,4 @@
-"""Flows in programs of the user's: as priors, as likelihoods, as guides."""
+"""Flows in programs of the user's: as priors and as likelihoods."""
 
 from __future__ import annotations
 

@@ -58,6 +58,7 @@ class Kind:
         layer: ``(place, features, options of networks, **own) -> maps``.
         own: names of options that not every kind has. networks: whether there are any.
         num_layers, activation: where nothing else is said.
+        quick_to_draw: from noise to data takes no longer than the way back.
     """
 
     layer: Layer
@@ -65,6 +66,7 @@ class Kind:
     networks: bool = True
     num_layers: int = 5
     activation: str = "relu"
+    quick_to_draw: bool = True
 
 
 _OF_SPLINES = ("num_bins", "bound")
@@ -73,9 +75,9 @@ _OF_SPLINES = ("num_bins", "bound")
 KINDS: dict[str, Kind] = {
     "realnvp": Kind(_coupling(Affine)),
     "glow": Kind(_mixed(_coupling(Affine))),
-    "nsf": Kind(_mixed(_autoregressive(Spline, inverse=True)), _OF_SPLINES),
+    "nsf": Kind(_mixed(_autoregressive(Spline, inverse=True)), _OF_SPLINES, quick_to_draw=False),
     "nsf_coupling": Kind(_mixed(_coupling(Spline)), _OF_SPLINES),
-    "maf": Kind(_autoregressive(Affine, inverse=True)),
+    "maf": Kind(_autoregressive(Affine, inverse=True), quick_to_draw=False),
     "iaf": Kind(_autoregressive(Affine, inverse=False)),
     "planar": Kind(_plain(Planar), networks=False),
     "radial": Kind(_plain(Radial), networks=False),

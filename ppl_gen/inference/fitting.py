@@ -37,7 +37,7 @@ class Fit:
         self.engine, self.target, self.seed = engine, target, seed
         names, _ = rows_of(target, engine.name)
         self.share = target.backend.share(engine.batch_size, engine.processes)
-        self.feed, self.looks = _feeds(engine, target.bound, names, self.share.here, seed)
+        self.feed, self.looks = feeds(engine, target.bound, names, self.share.here, seed)
         num_rows = round(self._sum(self.feed.num_rows))
         self.steps_per_epoch = num_rows // engine.batch_size
         self.num_steps = engine.num_steps if engine.num_epochs is None else engine.num_epochs * self.steps_per_epoch
@@ -196,7 +196,7 @@ def fit(engine: Any, target: Target, guide: Callable[..., Any], driver: Driver, 
     )  # fmt: skip
 
 
-def _feeds(
+def feeds(
     engine: Any, bound: Bound, names: tuple[str, ...], size: int, seed: int
 ) -> tuple[Feed | Stream, Feed | None]:
     """What is trained on, in batches of ``size`` rows, and what is looked at each epoch, if anything.

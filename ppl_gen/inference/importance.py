@@ -10,6 +10,7 @@ from ppl_gen.evaluation.pareto_khat import pareto_khat, pareto_smooth
 from ppl_gen.inference.engine import Outcome
 
 _KHAT, _FEWEST_WEIGHTS = 0.7, 25  # fewer have no tail to fit
+_EQUAL = 2.0  # times the mean weight: where none is larger, the tail is of no account, whatever its shape
 
 
 def judge(outcome: Outcome, log_weights: np.ndarray, remedy: str, what: str = "the guide") -> None:
@@ -26,11 +27,17 @@ def judge(outcome: Outcome, log_weights: np.ndarray, remedy: str, what: str = "t
     usable = not np.isnan(log_weights).any() and math.isfinite(log_weights.max())
     khat = float(pareto_khat(log_weights)) if usable else math.inf
     outcome.attrs["pareto_k"] = khat
-    if khat > _KHAT:
+    if khat > _KHAT and not (usable and _nearly_equal(log_weights)):
         outcome.warnings.append(
             f"{what} is far from the posterior: Pareto k-hat {khat:.2f}, expected below {_KHAT}; means may be off and "
             f"spreads too small. {remedy}"
         )
+
+
+def _nearly_equal(log_weights: np.ndarray) -> bool:
+    """Whether no weight stands out: k-hat is the shape of the tail alone, which weights all about the mean have too."""
+    mean = np.exp(log_weights - log_weights.max()).mean()  # of weights over the largest
+    return bool(mean * _EQUAL > 1.0)
 
 
 def smoothed(log_weights: np.ndarray) -> np.ndarray:

@@ -12,11 +12,13 @@ import numpy as np
 from ppl_gen.backends.protocol import Plate, UnsupportedError
 from ppl_gen.capabilities import Starts
 from ppl_gen.checks import ProgramError, in_short, name_bad_sites
+from ppl_gen.flows.guide import FlowGuide
 from ppl_gen.inference import collapse, importance
 from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.elbo import BOUNDS
 from ppl_gen.inference.engine import Outcome, between, one_of, positive, require_processes
 from ppl_gen.inference.fitting import fit
+from ppl_gen.inference.flow_fit import check_flow, fit_flow
 from ppl_gen.inference.laplace import laplace
 from ppl_gen.inference.starts import check_init
 from ppl_gen.inference.training import Training, rows_of
@@ -34,8 +36,8 @@ class SVI(Training):
 
     Attributes:
         guide: a function, or the name of an autoguide: "normal" (factorised), "diagonal", "multivariate_normal",
-            "low_rank", "delta" (a point), "laplace" (a Gaussian at the mode). The program's own where None, else
-            "normal".
+            "low_rank", "delta" (a point), "laplace" (a Gaussian at the mode), "flow" (normalizing, of all latents
+            together) or a :class:`ppl_gen.flows.FlowGuide`. The program's own where None, else "normal".
         elbo: "trace"; "mean_field" (closed-form KL); "enum" (discrete latents summed out); "iwae" (importance-weighted,
             Burda et al. 2016); "renyi" (Li & Turner 2016); with a ``batch_size`` also "dreg", which is "iwae" with the
             doubly reparameterised gradient (Tucker et al. 2019). "auto" is "enum" with discrete latents, else "trace".
@@ -51,14 +53,15 @@ class SVI(Training):
         init: site -> value (constrained) at which an autoguide starts; elsewhere where the model says, or at random.
 
     With a ``batch_size`` it trains as :class:`~ppl_gen.inference.training.Training` says, by minibatches of the rows of
-    a plate and a guide that is a function; ``history`` then holds means over rows.
+    a plate and a guide that is a function; ``history`` then holds means over rows. A flow takes minibatches, too, where
+    no latents are of single rows; its ``history`` holds estimates of the loss of all rows.
     """
 
     name: ClassVar[str] = "svi"
     needs: ClassVar[str] = "latents or params, and a guide or continuous latents for an autoguide"
     resumes: ClassVar[bool] = True
 
-    guide: Callable[..., Any] | str | None = None
+    guide: Callable[..., Any] | FlowGuide | str | None = None
     elbo: str = "auto"
     num_particles: int = 1
     alpha: float = 0.0
@@ -80,8 +83,9 @@ class SVI(Training):
             between(self, 0, 1, "tolerance")
         if isinstance(self.guide, str):
             one_of(self, "guide", GUIDES)
-        elif self.guide is not None and not callable(self.guide):
-            raise TypeError(f"guide must be a function or one of {', '.join(GUIDES)}, got {type(self.guide).__name__}")
+        elif not (self.guide is None or callable(self.guide) or isinstance(self.guide, FlowGuide)):
+            came = type(self.guide).__name__
+            raise TypeError(f"guide must be a function, a FlowGuide or one of {', '.join(GUIDES)}, got {came}")
         if self.elbo in ("iwae", "renyi", "dreg") and self.num_particles < 2:
             raise ValueError(
                 f"elbo={self.elbo!r} weighs particles against each other: num_particles must be at least 2"
@@ -107,11 +111,13 @@ class SVI(Training):
                 f"elbo={self.elbo!r} does not sum out discrete latents ({', '.join(map(repr, target.discrete))}): use "
                 f"elbo={'enum' if self.batch_size is None else 'trace'!r}"
             )
-        if isinstance(guide, str):
+        if isinstance(guide, FlowGuide):
+            check_flow(self, target, guide)
+        elif isinstance(guide, str):
             _check_autoguide(target, guide)
         else:
             _check_guide(target, guide, self.batch_size is not None)
-        if self.batch_size is not None:
+        if self.batch_size is not None and not isinstance(guide, FlowGuide):
             _, plate = rows_of(target.guided(), self.name)
             _check_rows(target, guide, plate)
             if self.processes:
@@ -134,7 +140,8 @@ class SVI(Training):
         return {n: target.backend.asarray(v) for n, v in given.items()}
 
     def _guide(self, target: Target) -> Any:
-        return self.guide or target.program.guide or "normal"
+        guide = self.guide or target.program.guide or "normal"
+        return FlowGuide() if guide == "flow" else guide
 
     def run(self, target: Target, driver: Driver, seed: int) -> Outcome:
         guide = self._guide(target)
@@ -143,6 +150,8 @@ class SVI(Training):
             _judge(outcome, weights)
             outcome.attrs["guide"] = "laplace"
             return outcome
+        if isinstance(guide, FlowGuide):
+            return self._flow(guide, target, driver, seed)
         if self.batch_size is not None:
             outcome = fit(self, target.guided(), _no_guide if isinstance(guide, str) else guide, driver, seed)
             if outcome.attrs["guided"]:
@@ -161,6 +170,16 @@ class SVI(Training):
         outcome.warnings[:0] = found
         return outcome
 
+    def _flow(self, guide: FlowGuide, target: Target, driver: Driver, seed: int) -> Outcome:
+        outcome, weights = fit_flow(self, guide, target, driver, seed, _Watch(self))
+        outcome.attrs["elbo"] = self._chosen(target)
+        if weights is not None:
+            _judge(outcome, weights, "Use more num_steps or num_particles, a FlowGuide of more num_layers")
+        return outcome
+
+    def _chosen(self, target: Target) -> str:
+        return ("enum" if target.discrete else "trace") if self.elbo == "auto" else self.elbo
+
     def _loop(self, target: Target, driver: Driver, native: Any, state: Any) -> tuple[Any, Any, _Watch]:
         """All updates: the last state, the losses, and why they stopped."""
         watch = _Watch(self)
@@ -177,7 +196,7 @@ class SVI(Training):
         return state, report, watch
 
     def _native(self, target: Target, guide: Any) -> tuple[Any, str]:
-        elbo = ("enum" if target.discrete else "trace") if self.elbo == "auto" else self.elbo
+        elbo = self._chosen(target)
         alpha = 0.0 if elbo == "iwae" else self.alpha
         options: dict[str, Any] = {
             "elbo": "renyi" if elbo == "iwae" else elbo,
@@ -278,14 +297,13 @@ def _outcome(target: Target, native: Any, params: Mapping[str, Any], seed: int, 
     return outcome
 
 
-def _judge(outcome: Outcome, log_weights: np.ndarray) -> None:
+_REMEDY = "Use guide='multivariate_normal', 'low_rank' or 'flow', more num_steps"
+
+
+def _judge(outcome: Outcome, log_weights: np.ndarray, remedy: str = _REMEDY) -> None:
     """Put the importance weights, and what they say of the guide, into an outcome."""
     outcome.stats["log_weight"] = log_weights[None]
-    importance.judge(
-        outcome,
-        log_weights,
-        "Use guide='multivariate_normal' or 'low_rank', more num_steps, or engine='nuts'",
-    )
+    importance.judge(outcome, log_weights, f"{remedy}, or engine='nuts'")
 
 
 def _no_guide(*_: Any, **__: Any) -> None:
@@ -301,7 +319,7 @@ def _check_autoguide(target: Target, guide: str) -> None:
 
 def _check_rows(target: Target, guide: Any, plate: Plate) -> None:
     """Latents of rows are drawn by a guide of the rows, discrete ones too."""
-    if isinstance(guide, str) and (target.layout.dim or target.discrete):
+    if not callable(guide) and (target.layout.dim or target.discrete):
         raise UnsupportedError(
             f"svi with a batch_size needs a guide that is a function of the rows, and that of {target.program.name} is "
             f"{guide!r}: pass guide=, or subsample a plate and leave out batch_size"

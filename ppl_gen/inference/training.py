@@ -89,10 +89,10 @@ class Training(Engine):
         if self.beta < 0 or self.free_bits < 0 or self.num_rising < 0 or self.num_annealing < 0:
             raise ValueError("beta, free_bits, num_rising and num_annealing must be at least 0")
 
-    def rate(self, step: np.ndarray, num_steps: int) -> np.ndarray:
-        """What the learning rate is multiplied by."""
+    def rate(self, step: np.ndarray, num_steps: int, schedule: str | None = None) -> np.ndarray:
+        """What the learning rate is multiplied by; ``schedule`` is that of the options where None."""
         up = np.minimum(1.0, (step + 1.0) / max(self.num_rising, 1))
-        if self.schedule == "constant":
+        if (schedule or self.schedule) == "constant":
             return up
         share = np.clip((step - self.num_rising) / max(num_steps - self.num_rising, 1), 0.0, 1.0)
         return up * 0.5 * (1.0 + np.cos(math.pi * share))

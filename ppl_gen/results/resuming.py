@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ppl_gen.flows.guide import FlowGuide
 from ppl_gen.inference.engine import Engine, resolve
 from ppl_gen.program import Bound, Program, as_program, declared
 from ppl_gen.results import identity
@@ -59,7 +60,12 @@ def engine_of(said: Mapping[str, Any], given: Engine | None) -> Engine:
         ValueError: ``given`` is another one; or nothing is given, and options of the run were functions or objects.
     """
     if given is None:
-        found = resolve(said["engine"], _chosen(said["engine"], said["options"]))
+        chosen = _chosen(said["engine"], said["options"])
+        try:
+            found = resolve(said["engine"], chosen)
+        except (TypeError, ValueError) as error:  # texts that describe an object are no options
+            raise ValueError(f"the options of the run, {chosen}, hold what no file does ({error}): pass the engine "
+                             "object again, pg.resume(path, engine=...)") from error  # fmt: skip
         off = _differing(said["options"], options(found))
         if off:
             was = said["options"][off[0]]
@@ -139,8 +145,15 @@ def code(program: Program) -> str:
         if isinstance(inner, FunctionType):
             _add_function(found, inner, set())
         else:
-            found.update((function if isinstance(function, str) else type(function).__name__).encode())
+            found.update(_described(function).encode())
     return found.hexdigest()
+
+
+def _described(function: Any) -> str:
+    """The name of an autoguide, a guide with its options, or the kind of a model, whose options are told apart."""
+    if isinstance(function, str):
+        return function
+    return repr(function) if isinstance(function, FlowGuide) else type(function).__name__
 
 
 def _add_function(found: Any, function: FunctionType, seen: set[FunctionType]) -> None:
