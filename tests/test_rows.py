@@ -61,6 +61,8 @@ def test_a_run_on_a_file_is_looked_at_and_kept_by_blocks(backend, tmp_path, monk
     monkeypatch.setattr(Bound, "on_device", lambda b, n, x: (longest.append(len(x)), on_device(b, n, x))[1])
     run.save(tmp_path / "run")
     run.report(tmp_path / "run.html")
+    drawn = arrays_of(run.predict(X[:50]))["posterior_predictive"]["x"]
+    assert drawn.shape == (1, 1, 50, X.shape[1]) and np.isfinite(drawn).all()
     assert 0 < max(longest) <= 16384
     found = run.log_likelihood["x"]
     held = pg.load(tmp_path / "run")

@@ -173,7 +173,8 @@ class Run(Guided, Generating):
             count("num_samples", num_samples)
         with self._scope():
             target = self._target(data)
-            drawn = predicting.predict(target, self.posterior, self.params, num_samples, seed, tuple(self.observed))
+            outputs = tuple(self.observed) or tuple(getattr(target.program.model, "outputs", ()))  # those of files
+            drawn = predicting.predict(target, self.posterior, self.params, num_samples, seed, outputs)
         groups = {"posterior_predictive": drawn, "observed_data": self.observed if data is None else {}}
         coords = self.coords if data is None else {}
         return to_idata(groups, dims=naming.dims(target), coords=coords, attrs=self.idata_attrs())
