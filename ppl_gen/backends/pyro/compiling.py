@@ -71,6 +71,10 @@ def from_numpy(tree: Any) -> Any:
     return pytree.tree_map(lambda x: torch.tensor(np.asarray(x, order="C"), device=torch.get_default_device()), tree)
 
 
+def _on_device(x: Any) -> torch.Tensor:
+    return from_numpy(x) if isinstance(x, np.ndarray) else x
+
+
 def compile(f: Callable[..., Any], *, calls: int = 1) -> Callable[..., Any]:
     """``f`` as a graph for each new shape; compiled to machine code where ``calls`` of it would repay that.
 
@@ -252,6 +256,7 @@ def map_draws(f: Callable[..., Any], *, random: bool = False, batch_size: int = 
     """
 
     def mapped(draws: Any, seed: int, *constants: Any) -> Any:
+        draws = pytree.tree_map(_on_device, draws)
         count = len(pytree.tree_leaves(draws)[0])
         if random:
             torch.manual_seed(seed)
