@@ -50,12 +50,15 @@ def _compiled(model: Callable[[Mapping[str, Any]], Any], generator: str) -> Call
         found = _run(model, arrays, jax.random.key(seed, impl=generator)).values()
         sites = [replace(s, distribution=_kind(s.distribution), unscaled=_without_numbers(s.unscaled)) for s in found]
         leaves, held["tree"] = jax.tree.flatten([[getattr(site, field) for field in _FIELDS] for site in sites])
-        held["known"] = [None if isinstance(x, jax.core.Tracer) else (x,) for x in leaves]
-        return [x for x in leaves if isinstance(x, jax.core.Tracer)]
+        handed = {id(x): lambda given, name=name: given[name] for name, x in arrays.items()}
+        held["known"] = [
+            handed.get(id(x)) if isinstance(x, jax.core.Tracer) else lambda _, x=x: x for x in leaves
+        ]
+        return [x for x, known in zip(leaves, held["known"], strict=True) if known is None]
 
     def drawn(arrays: Mapping[str, Any], seed: int) -> dict[str, Site]:
         computed = iter(run(arrays, seed))
-        leaves = [next(computed) if known is None else known[0] for known in held["known"]]
+        leaves = [next(computed) if known is None else known(arrays) for known in held["known"]]
         sites = [Site(*values) for values in jax.tree.unflatten(held["tree"], leaves)]
         return {site.name: site for site in sites}
 

@@ -19,6 +19,7 @@ from ppl_gen.backends.pyro import (
     descent,
     devices,
     distributions,
+    mapping,
     native,
     optimisers,
     processes,
@@ -83,7 +84,7 @@ class PyroBackend:
     scan_loops = staticmethod(compiling.scan_loops)
     sum_over_rows = staticmethod(compiling.sum_over_rows)
     compilations = staticmethod(compiling.compilations)
-    map_draws = staticmethod(compiling.map_draws)
+    map_draws = staticmethod(mapping.map_draws)
     noise = staticmethod(randomness.noise)
     key = staticmethod(randomness.key)
     keys = staticmethod(randomness.keys)
