@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ppl_gen import backends
 from ppl_gen.program import Bound
 from ppl_gen.target import Target
 
@@ -16,7 +15,7 @@ def asked(bound: Bound) -> Target:
     A program without data is looked at once, and so is one that has no latents and observes nothing but its arguments,
     at sites that any number can be at. Others are looked at again, for what these data may not be.
     """
-    table, key = bound.program.compiled, (bound.key, ("asked", backends.seed()))
+    table, key = bound.program.compiled, (bound.key, "asked")
     if key in table:
         target, arguments = table[key]
         return _at(target, bound, {n: bound.arrays[a] for n, a in arguments.items()})
