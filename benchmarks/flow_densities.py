@@ -23,11 +23,11 @@ _ROWS, _NEW_ROWS, _BLOCK = 50_000, 100_000, 5000
 _MODEL: dict[str, Any] = {"kind": "nsf", "features": 2, "num_layers": 4, "hidden": (64, 64), "num_bins": 16}
 _TRAINING: dict[str, Any] = {
     "batch_size": 500,
-    "num_epochs": 24,
+    "num_epochs": 60,
     "learning_rate": 2e-3,
     "schedule": "cosine",
     "clip_norm": 5.0,
-    "ema": 0.99,
+    "ema": 0.995,
 }
 _NOISE, _RADIUS, _SPREAD, _SIDE = 0.1, 2.0, 0.2, 3.0
 
