@@ -143,10 +143,10 @@ class Target:
         """The same target where a guide draws the discrete latents, so that none is left to be summed out."""
         return self._but(discrete={}, enumerated={})
 
-    def at(self, data: Any) -> Target:
-        """The same target on other data, of any number of rows; its sites stay those of these."""
-        bound = self.bound.at(data)
-        return self._but(bound=bound, arrays=bound.arrays)
+    def at(self, data: Any, sites: Mapping[str, Site] | None = None) -> Target:
+        """The same target on other data, bound or not, of any number of rows; its sites stay those of these."""
+        bound = data if isinstance(data, Bound) else self.bound.at(data)
+        return self._but(bound=bound, arrays=bound.arrays, sites={**self.sites, **(sites or {})})
 
     def _but(self, **fields: Any) -> Target:
         other = copy.copy(self)

@@ -212,6 +212,8 @@ class Backend(Protocol):
     @property
     def bijection(self) -> Callable[[Any], Bijection]: ...
     @property
+    def is_unbounded(self) -> Callable[[Any], bool]: ...  # of a constraint: every real number or vector is in it
+    @property
     def sample(self) -> Callable[..., Array]: ...
     @property
     def param(self) -> Callable[..., Array]: ...
@@ -258,7 +260,8 @@ class Backend(Protocol):
     # ahead(compiled, args) -> wait: compilation for the arguments that args() makes, beside other work;
     # flops(f, *args): about how many floating-point operations a call takes;
     # sum_over_rows(f, calls=) -> total(args, rows) of f(*args, block of rows);
-    # map_draws(f, random=, batch_size=) -> mapped(draws, seed, *constants) for f(draw, key, *constants).
+    # map_draws(f, random=, batch_size=) -> mapped(draws, seed, *constants) for f(draw, key, *constants), draws of NumPy
+    # too.
     @property
     def compile(self) -> Callable[..., Callable[..., Tree]]: ...
     @property

@@ -40,8 +40,13 @@ class Autoregressive(Bijector):
         return y, f.xp.sum(log_det, axis=-1)
 
     def back(self, f: Any, p: Any, y: Any, context: Any) -> tuple[Any, Any]:
-        """After so many sweeps over all entries as there are entries, each has seen those before it at their ends."""
-        x, log_det = y, None
-        for _ in range(self.features):
-            x, log_det = self.map.back(f.xp, y, p.says(x, context))
-        return x, f.xp.sum(log_det, axis=-1)
+        """Entry by entry in their order, each when those before it are known."""
+        xp, places = f.xp, range(self.features)
+        turns = [*places] if self.order is None else sorted(places, key=self.order.__getitem__)
+
+        def turn(at: Any, known: Any) -> Any:
+            x, log_det = known
+            entry, slope = self.map.back(xp, y[..., at], p.says(x, context, entry=at))
+            return xp.where(xp.arange(self.features) == at, entry[..., None], x), log_det + slope
+
+        return f.in_turn(turns, turn, (y, xp.zeros_like(y[..., 0])))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +15,8 @@ from ppl_gen.backends.numpyro import arrays as xp
 from ppl_gen.backends.numpyro.compiling import on_host
 from ppl_gen.nets import layers
 from ppl_gen.nets.layers import Arrays
+
+_UNROLLED = 4  # turns of a loop
 
 
 class Network(nnx.Module):
@@ -75,12 +77,17 @@ class _Layer(nnx.Module):
 
 
 class Linear(_Layer):
-    def __call__(self, x: Any) -> Any:
+    def __call__(self, x: Any, start: Any = 0, size: int | None = None) -> Any:
+        """The outputs from ``start`` on, ``size`` of them; all where None."""
         layers.check_features(self.layer, x.shape[-1])
         mask = self.layer.mask()
         kernel = self.kernel[...] if mask is None else self.kernel[...] * jnp.asarray(mask, self.kernel.dtype)
+        bias = self.bias[...] if self.layer.bias else None
+        if size is not None:
+            kernel = jax.lax.dynamic_slice_in_dim(kernel, start, size, axis=1)
+            bias = None if bias is None else jax.lax.dynamic_slice_in_dim(bias, start, size)
         y = x @ kernel
-        return y + self.bias[...] if self.layer.bias else y
+        return y if bias is None else y + bias
 
 
 class Conv(_Layer):
@@ -179,6 +186,13 @@ class Functions:
         y, push = jax.linearize(f, x)
         columns = jax.vmap(lambda unit: push(jnp.broadcast_to(unit, x.shape)))(jnp.eye(x.shape[-1], dtype=x.dtype))
         return y, jnp.einsum("i...i->...", columns)
+
+    @staticmethod
+    def in_turn(numbers: Sequence[int], step: Any, state: Any) -> Any:
+        """``step(number, state) -> state`` for one number after the other; the last state."""
+        if len(numbers) > _UNROLLED:  # a program that grows with their count would take long to compile
+            return jax.lax.scan(lambda s, i: (step(i, s), None), state, jnp.asarray(numbers))[0]
+        return functools.reduce(lambda s, i: step(i, s), numbers, state)
 
     @staticmethod
     def attention(query: Any, key: Any, value: Any, mask: Any) -> Any:

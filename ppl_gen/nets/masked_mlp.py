@@ -57,13 +57,14 @@ class MaskedMLP(Net):
         outputs = tuple(degree for degree in inputs for _ in range(self.out_features))
         return [inputs, *hidden, outputs]
 
-    def forward(self, f: Any, p: Any, x: Any, context: Any = None) -> Any:
+    def forward(self, f: Any, p: Any, x: Any, context: Any = None, entry: Any = None) -> Any:
+        """All entries, or one alone (..., out_features), which is less work."""
         if (context is None) != (not self.num_context):
             raise ValueError(
                 f"expected a context of {self.num_context} features, got {'none' if context is None else 'one'}"
             )
-        added = [0.0] * (len(self.hidden) + 1) if context is None else [layer(context) for layer in p.contexts]
-        for layer, more in zip(p.hidden, added[:-1], strict=True):
-            x = f.activation(self.activation, layer(x) + more)
-        y = p.out(x) + added[-1]
-        return y.reshape((*y.shape[:-1], self.num_inputs, self.out_features))
+        of = () if entry is None else (entry * self.out_features, self.out_features)
+        for i, layer in enumerate(p.hidden):
+            x = f.activation(self.activation, layer(x) if context is None else layer(x) + p.contexts[i](context))
+        y = p.out(x, *of) if context is None else p.out(x, *of) + p.contexts[len(self.hidden)](context, *of)
+        return y if of else y.reshape((*y.shape[:-1], self.num_inputs, self.out_features))

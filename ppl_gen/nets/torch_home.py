@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,9 +73,13 @@ class Linear(torch.nn.Linear):
         mask = layer.mask()
         self.register_buffer("seen", None if mask is None else torch.from_numpy(mask.T.copy()))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, start: int = 0, size: int | None = None) -> torch.Tensor:
+        """The outputs from ``start`` on, ``size`` of them; all where None."""
         layers.check_features(self.layer, x.shape[-1])
-        return F.linear(x, self.weight if self.seen is None else self.weight * self.seen, self.bias)
+        weight, seen, bias = self.weight, self.seen, self.bias
+        if size is not None:
+            weight, seen, bias = (None if w is None else w.narrow(0, start, size) for w in (weight, seen, bias))
+        return F.linear(x, weight if seen is None else weight * seen, bias)
 
 
 class Conv(torch.nn.Conv2d):
@@ -167,6 +172,11 @@ class Functions:
         along = lambda unit: torch.func.jvp(f, (x,), (unit.expand(x.shape),))
         y, columns = torch.func.vmap(along)(torch.eye(x.shape[-1], dtype=x.dtype))
         return y[0], torch.einsum("i...i->...", columns)
+
+    @staticmethod
+    def in_turn(numbers: Sequence[int], step: Any, state: Any) -> Any:
+        """``step(number, state) -> state`` for one number after the other; the last state."""
+        return functools.reduce(lambda s, i: step(i, s), numbers, state)
 
     @staticmethod
     def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

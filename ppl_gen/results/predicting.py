@@ -77,10 +77,10 @@ def fits(target: Target, posterior: Draws) -> bool:
 
 def at_draws(target: Target, name: Any, f: Callable[..., Any], values: Any, seed: int, random: bool) -> Any:
     mapped = target.compiled((name, tuple(values)), lambda: target.backend.map_draws(f, random=random, batch_size=256))
-    on_device = target.backend.from_numpy({n: np.ascontiguousarray(v) for n, v in values.items()})
-    if not on_device:  # nothing to condition on: one row stands for the draw
-        on_device = {"": target.backend.asarray(np.zeros(1))}
-    return target.backend.to_numpy(mapped(on_device, seed, target.arrays))
+    draws = {n: np.ascontiguousarray(v) for n, v in values.items()}
+    if not draws:  # nothing to condition on: one row stands for the draw
+        draws = {"": np.zeros(1, np.float32)}
+    return target.backend.to_numpy(mapped(draws, seed, target.arrays))
 
 
 def known_at(target: Target, name: str, f: Callable[[Any, Any], Any], values: Any) -> dict[str, np.ndarray]:

@@ -16,6 +16,7 @@ from ppl_gen.inference.engine import Engine, Outcome, resolve
 from ppl_gen.options import count
 from ppl_gen.program import Bound, Program
 from ppl_gen.results import identity, latents, naming, predicting, storage
+from ppl_gen.results.asked import asked
 from ppl_gen.results.diagnose import diagnose
 from ppl_gen.results.generating import Generating
 from ppl_gen.results.guided import Guided
@@ -314,7 +315,7 @@ class Run(Guided, Generating):
         return self._checked(self._bind(data))
 
     def _checked(self, bound: Bound) -> Target:
-        target = Target(bound)
+        target = asked(bound)
         identity.require_sites(target, self.saved.get("sites", ()))
         return target
 

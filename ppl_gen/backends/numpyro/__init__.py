@@ -52,6 +52,7 @@ class NumPyroBackend:
     scale = staticmethod(tracing.scale)
     observing = staticmethod(tracing.Observing)
     bijection = staticmethod(distributions.bijection)
+    is_unbounded = staticmethod(distributions.is_unbounded)
     divergence = staticmethod(distributions.divergence)
 
     asarray = staticmethod(compiling.asarray)

@@ -142,6 +142,9 @@ def map_draws(f: Callable[..., Any], *, random: bool = False, batch_size: int = 
     @jax.jit
     def mapped(draws: Any, seed: int, *constants: Any) -> Any:
         count = len(jax.tree.leaves(draws)[0])
+        if count == 1:  # without an axis of draws inside of it, which makes products slower
+            key = jax.random.split(jax.random.PRNGKey(seed), 1)[0] if random else None
+            return jax.tree.map(lambda x: jnp.asarray(x)[None], f(jax.tree.map(lambda x: x[0], draws), key, *constants))
         keys = jax.random.split(jax.random.PRNGKey(seed), count) if random else None
         return jax.lax.map(lambda x: f(x[0], x[1], *constants), (draws, keys), batch_size=min(batch_size, count))
 

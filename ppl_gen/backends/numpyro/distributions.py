@@ -91,6 +91,13 @@ def bijection(constraint: Any) -> Bijection:
     return Bijection(native.biject_to(constraint))
 
 
+def is_unbounded(constraint: Any) -> bool:
+    """Whether every real number, or vector of them, is in it."""
+    while hasattr(constraint, "base_constraint"):
+        constraint = constraint.base_constraint
+    return constraint is constraints.real
+
+
 def __getattr__(name: str) -> Any:
     raise names.missing(name)
 

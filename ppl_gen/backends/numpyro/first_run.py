@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 import jax
+import numpy as np
 
 from ppl_gen.backends.numpyro.tracing import trace
 from ppl_gen.backends.protocol import Request, Site
@@ -20,7 +21,8 @@ def draws(model: Callable[[Mapping[str, Any]], Any]) -> Callable[[Mapping[str, A
     """``drawn(arrays, seed)``: the sites of ``model(arrays)`` with latents from the prior, checked.
 
     What cannot be compiled is run as it is, and so is what fails, for the error that it then raises. Of distributions
-    only the kind is kept.
+    only the kind is kept, of log probabilities the shape: nobody asks for the numbers, which would be half of the work
+    of a density that is asked for once.
     """
     ways = [_compiled(model, generator) for generator in _GENERATORS]
 
@@ -46,18 +48,25 @@ def _compiled(model: Callable[[Mapping[str, Any]], Any], generator: str) -> Call
     @jax.jit
     def run(arrays: Mapping[str, Any], seed: Any) -> list[Any]:
         found = _run(model, arrays, jax.random.key(seed, impl=generator)).values()
-        sites = [replace(site, distribution=_kind(site.distribution)) for site in found]
+        sites = [replace(s, distribution=_kind(s.distribution), unscaled=_without_numbers(s.unscaled)) for s in found]
         leaves, held["tree"] = jax.tree.flatten([[getattr(site, field) for field in _FIELDS] for site in sites])
-        held["known"] = [None if isinstance(x, jax.core.Tracer) else (x,) for x in leaves]
-        return [x for x in leaves if isinstance(x, jax.core.Tracer)]
+        handed = {id(x): lambda given, name=name: given[name] for name, x in arrays.items()}
+        held["known"] = [
+            handed.get(id(x)) if isinstance(x, jax.core.Tracer) else lambda _, x=x: x for x in leaves
+        ]
+        return [x for x, known in zip(leaves, held["known"], strict=True) if known is None]
 
     def drawn(arrays: Mapping[str, Any], seed: int) -> dict[str, Site]:
         computed = iter(run(arrays, seed))
-        leaves = [next(computed) if known is None else known[0] for known in held["known"]]
+        leaves = [next(computed) if known is None else known(arrays) for known in held["known"]]
         sites = [Site(*values) for values in jax.tree.unflatten(held["tree"], leaves)]
         return {site.name: site for site in sites}
 
     return drawn
+
+
+def _without_numbers(x: Any) -> Any:
+    return None if x is None else np.broadcast_to(np.float32(np.nan), np.shape(x))
 
 
 def _kind(fn: Any) -> Any:

@@ -19,6 +19,7 @@ from ppl_gen.backends.pyro import (
     descent,
     devices,
     distributions,
+    mapping,
     native,
     optimisers,
     processes,
@@ -67,6 +68,7 @@ class PyroBackend:
     scale = staticmethod(tracing.scale)
     observing = staticmethod(tracing.Observing)
     bijection = staticmethod(distributions.bijection)
+    is_unbounded = staticmethod(distributions.is_unbounded)
     divergence = staticmethod(distributions.divergence)
 
     asarray = staticmethod(compiling.asarray)
@@ -82,7 +84,7 @@ class PyroBackend:
     scan_loops = staticmethod(compiling.scan_loops)
     sum_over_rows = staticmethod(compiling.sum_over_rows)
     compilations = staticmethod(compiling.compilations)
-    map_draws = staticmethod(compiling.map_draws)
+    map_draws = staticmethod(mapping.map_draws)
     noise = staticmethod(randomness.noise)
     signs = staticmethod(randomness.signs)
     key = staticmethod(randomness.key)

@@ -149,11 +149,15 @@ def std(a, axis=None, ddof=0, keepdims=False):
 
 def softmax(x, axis=-1):
     x = floating(x)
+    if isinstance(axis, int):
+        return torch.softmax(x, axis)
     return torch.exp(x - torch.logsumexp(x, _axes(x, axis), keepdim=True))
 
 
 def log_softmax(x, axis=-1):
     x = floating(x)
+    if isinstance(axis, int):
+        return torch.log_softmax(x, axis)
     return x - torch.logsumexp(x, _axes(x, axis), keepdim=True)
 
 

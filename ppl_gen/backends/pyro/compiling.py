@@ -81,7 +81,7 @@ def compile(f: Callable[..., Any], *, calls: int = 1) -> Callable[..., Any]:
 
     def compiled(*args: Any) -> Any:
         tensors: list[torch.Tensor] = []
-        key = _signature(args, tensors)
+        key = signature(args, tensors)
         run = graphs.get(key)
         if run is None:
             run = graphs[key] = _graph(f, args, calls)
@@ -90,15 +90,15 @@ def compile(f: Callable[..., Any], *, calls: int = 1) -> Callable[..., Any]:
     return compiled
 
 
-def _signature(tree: Any, tensors: list[torch.Tensor]) -> Any:
+def signature(tree: Any, tensors: list[torch.Tensor]) -> Any:
     """What a graph is specialised to; collects the tensors in the order of ``pytree``, several times faster."""
     if isinstance(tree, torch.Tensor):
         tensors.append(tree)
         return tree.shape, tree.dtype
     if isinstance(tree, dict):
-        return tuple([(name, _signature(x, tensors)) for name, x in tree.items()])
+        return tuple([(name, signature(x, tensors)) for name, x in tree.items()])
     if isinstance(tree, tuple | list):
-        return tuple([_signature(x, tensors) for x in tree])
+        return tuple([signature(x, tensors) for x in tree])
     return tree
 
 
@@ -112,10 +112,21 @@ def compilations() -> int:
 
 def _graph(f: Callable[..., Any], args: Any, calls: int) -> Callable[[list[torch.Tensor]], Any]:
     """The graph of ``f`` at arguments like ``args``, as a function of their tensors."""
-    leaves, spec = pytree.tree_flatten(args)
-    is_tensor = [isinstance(x, torch.Tensor) for x in leaves]
     global _num_graphs
     _num_graphs += 1
+    graph, tensors, rebuild = traced(f, args)
+    run = machine_code(graph, tensors) if repays(graph, calls) else graph
+    return finished(run, rebuild)
+
+
+def finished(run: Callable[..., Any], rebuild: Callable[[Any], Any]) -> Callable[[list[torch.Tensor]], Any]:
+    return lambda tensors: rebuild(run(*[x.contiguous() for x in tensors]))  # machine code is made for these strides
+
+
+def traced(f: Callable[..., Any], args: Any) -> tuple[torch.fx.GraphModule, list[torch.Tensor], Callable[[Any], Any]]:
+    """The graph itself, the tensors that it was made at, and what makes trees of its results."""
+    leaves, spec = pytree.tree_flatten(args)
+    is_tensor = [isinstance(x, torch.Tensor) for x in leaves]
     out: list[Any] = []
 
     def flat(*tensors: torch.Tensor) -> list[torch.Tensor]:
@@ -133,9 +144,7 @@ def _graph(f: Callable[..., Any], args: Any, calls: int) -> Callable[[list[torch
             graph = make_fx(flat)(*tensors)
         graph.graph.eliminate_dead_code()
         graph.recompile()
-        run = _machine_code(graph, tensors) if _repays(graph, calls) else graph
-    rebuild = tuple if out[0] == _PAIR else functools.partial(_unflatten, out[0])
-    return lambda tensors: rebuild(run(*[x.contiguous() for x in tensors]))  # machine code is made for these strides
+    return graph, tensors, tuple if out[0] == _PAIR else functools.partial(_unflatten, out[0])
 
 
 _PAIR = pytree.tree_flatten((0, 0))[1]  # a value and a gradient: the shape of most results
@@ -168,20 +177,25 @@ def _unchecked() -> Iterator[None]:
         yield
 
 
-def _repays(graph: torch.fx.GraphModule, calls: int) -> bool:
+def repays(graph: torch.fx.GraphModule, calls: int) -> bool:
     """Whether machine code saves more time in so many calls than it takes to make."""
     nodes = graph.graph.nodes
     size = sum(x.nbytes for x in (node.meta.get("val") for node in nodes) if isinstance(x, torch.Tensor))
     saved = len(nodes) * _SECONDS_PER_NODE + size * _SECONDS_PER_BYTE
-    return calls * saved > _SECONDS_TO_COMPILE + len(nodes) * _SECONDS_TO_COMPILE_NODE
+    return calls * saved > seconds_to_compile(graph)
 
 
-def _machine_code(graph: torch.fx.GraphModule, tensors: list[torch.Tensor]) -> Callable[..., Any]:
+def seconds_to_compile(graph: torch.fx.GraphModule) -> float:
+    """About what machine code takes to make."""
+    return _SECONDS_TO_COMPILE + len(graph.graph.nodes) * _SECONDS_TO_COMPILE_NODE
+
+
+def machine_code(graph: torch.fx.GraphModule, tensors: list[torch.Tensor]) -> Callable[..., Any]:
     """The graph through TorchInductor; the graph itself where no C++ compiler is at hand."""
     if not (shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")):
         return graph
     try:
-        with torch.no_grad(), torch._inductor.config.patch(_INDUCTOR):
+        with torch.random.fork_rng(), torch.no_grad(), torch._inductor.config.patch(_INDUCTOR):
             compiled = torch._inductor.compile(graph, tensors)
             compiled(*tensors)
         return compiled
@@ -242,33 +256,6 @@ def _over_rows(run: Callable[..., Any]) -> Callable[..., Any]:
         return state, pytree.tree_map(lambda *xs: torch.stack(xs), *reports)
 
     return advance
-
-
-def map_draws(f: Callable[..., Any], *, random: bool = False, batch_size: int = 256) -> Callable[..., Any]:
-    """``mapped(draws, seed, *constants)``: ``f(draw, key, *constants)`` over the leading axis, batch by batch.
-
-    The batches bound the memory. ``key`` is None: random functions draw from the scope's generator, one draw at
-    a time, since not every sampler of PyTorch can be batched.
-    """
-
-    def mapped(draws: Any, seed: int, *constants: Any) -> Any:
-        count = len(pytree.tree_leaves(draws)[0])
-        if random:
-            torch.manual_seed(seed)
-        size = 1 if random else batch_size
-        results = [_batch(f, draws, i, min(i + size, count), constants) for i in range(0, count, size)]
-        return pytree.tree_map(lambda *xs: torch.cat(xs), *results)
-
-    return mapped
-
-
-def _batch(f: Any, draws: Any, start: int, stop: int, constants: tuple) -> Any:
-    with torch.no_grad():
-        if stop == start + 1:  # not every function of PyTorch can be batched, and none is faster so
-            one = f(pytree.tree_map(lambda x: x[start], draws), None, *constants)
-            return pytree.tree_map(lambda x: torch.as_tensor(x)[None], one)
-        rows = pytree.tree_map(lambda x: x[start:stop], draws)
-        return torch.func.vmap(lambda row: f(row, None, *constants))(rows)
 
 
 # Rows that the cores work on at a time stay in their cache; the GPU wants more of them.

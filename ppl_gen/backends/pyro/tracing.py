@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import pyro
 import torch
 from pyro import poutine
@@ -104,6 +105,7 @@ class Assign(Messenger):
         self.log_dets: dict[str, Any] = {}
         self.hidden: set[str] = set()
         self.seen: set[str] = set()
+        self.spans: dict[Any, Any] | None = None
 
     def _pyro_sample(self, msg: Any) -> None:
         name, fn, request = msg["name"], msg["fn"], self.request
@@ -197,20 +199,31 @@ def _is_improper(fn: Any) -> bool:
     )
 
 
-def trace(call: Callable[[], Any], request: Request) -> dict[str, Site]:
-    """Run a program once and return its sites, in order; the parameter store is left as it was."""
+def trace(
+    call: Callable[[], Any], request: Request, spans: dict[Any, torch.Size] | None = None
+) -> dict[str, Site]:
+    """Run a program once and return its sites, in order; the parameter store is left as it was.
+
+    With ``spans``, shapes of log probabilities that are known, the sites have those in the place of the numbers.
+    """
     assign = Assign(request)
+    assign.spans = spans
     with pyro.get_param_store().scope(), assign:
         nodes = poutine.trace(call).get_trace().nodes
     return {name: _site(node, request, assign) for name, node in nodes.items() if _is_seen(node)}
 
 
 def draws(model: Callable[[Mapping[str, Any]], Any]) -> Callable[[Mapping[str, Any], int], dict[str, Site]]:
-    """``drawn(arrays, seed)``: the sites of ``model(arrays)`` with latents from the prior, checked."""
+    """``drawn(arrays, seed)``: the sites of ``model(arrays)`` with latents from the prior, checked.
+
+    Of log probabilities only the shape is kept, and found out once: nobody asks for the numbers, which would be half of
+    the work of a density that is asked for once.
+    """
+    spans: dict[Any, torch.Size] = {}
 
     def drawn(arrays: Mapping[str, Any], seed: int) -> dict[str, Site]:
         set_seed(seed)
-        return trace(lambda: model(arrays), Request(check=True))
+        return trace(lambda: model(arrays), Request(check=True), spans)
 
     return drawn
 
@@ -244,7 +257,7 @@ def _random_site(node: Any, plates: tuple, request: Request, assign: Assign) -> 
     if name in request.enumerated and isinstance(fn, MarkovChain):
         log_prob, links = _first_of_chain(fn, request.enumerated[name]), torch.log(fn.transition_probs)
     else:
-        log_prob = scale_and_mask(fn.log_prob(value), mask=node["mask"])
+        log_prob = _log_prob(node, assign.spans)
     scale = None if isinstance(node["scale"], float) and node["scale"] == 1.0 else node["scale"]
     if _is_factor(node):
         return Site(name, "factor", value, log_prob, scale, plates=plates)
@@ -269,6 +282,18 @@ def _random_site(node: Any, plates: tuple, request: Request, assign: Assign) -> 
         num_steps=fn.num_steps if isinstance(fn, MarkovChain) else None,
         links=links,
     )
+
+
+def _log_prob(node: Any, spans: dict[Any, torch.Size] | None) -> torch.Tensor:
+    """Masked; with ``spans`` something of its shape."""
+    fn, value = node["fn"], node["value"]
+    key = node["name"], tuple(np.shape(value)), tuple(fn.batch_shape)
+    if spans is None or key not in spans:
+        log_prob = scale_and_mask(fn.log_prob(value), mask=node["mask"])
+        if spans is None:
+            return log_prob
+        spans[key] = log_prob.shape
+    return torch.full((), torch.nan).expand(spans[key])
 
 
 def _in_support(node: Any) -> Any:
