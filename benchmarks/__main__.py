@@ -17,6 +17,7 @@ def main() -> int:
         "--peer-python", default=None, help="interpreter with the peers (default: .venv-peers, else this)"
     )
     parser.add_argument("--only", default="", help="run the cases alone whose name holds this, keep nothing")
+    parser.add_argument("--go-on", action="store_true", help="keep the cases of a run that was ended early, add others")
     parser.add_argument("--only-table", action="store_true", help="fill the README's table from the kept results")
     options = parser.parse_args()
     unknown = set(options.names) - set(harness.names())
@@ -24,8 +25,8 @@ def main() -> int:
         parser.error(f"unknown benchmark {', '.join(sorted(unknown))}: expected among {', '.join(harness.names())}")
     for name in [] if options.only_table else options.names or harness.names():
         peer = harness.peer_python(options.peer_python)
-        for result in harness.run(name, options.repeats, peer, options.only):  # each case is kept as it ends
-            if not options.only:
+        for result in harness.run(name, options.repeats, peer, options.only, options.go_on):  # kept as they end
+            if options.go_on or not options.only:
                 harness.keep(result, ["python", "-m", "benchmarks", *sys.argv[1:]])
             print(table.latest(result), flush=True)
     table.fill(Path(__file__).parents[1] / "README.md")

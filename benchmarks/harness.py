@@ -71,15 +71,21 @@ class _Worker:
         self.process.communicate("stop\n")
 
 
-def run(name: str, repeats: int, python: str, only: str = "") -> Iterator[dict[str, Any]]:
-    """The result so far after each case of a benchmark whose name holds ``only``, the two sides by turns."""
+def run(name: str, repeats: int, python: str, only: str = "", go_on: bool = False) -> Iterator[dict[str, Any]]:
+    """The result so far after each case of a benchmark whose name holds ``only``, the two sides by turns.
+
+    With ``go_on`` the cases that are kept of a run which was ended early are those of this one.
+    """
     module = importlib.import_module(f"benchmarks.{name}")
     result: dict[str, Any] = {"benchmark": name, "title": module.TITLE, "peer": module.PEER, "cases": {}}
     if hasattr(module, "PEERS"):
         result["peers"] = module.PEERS
     if getattr(module, "PICTURED", False):
         result["picture"] = f"benchmarks/results/{name}.png"
-    for case in (c for c in module.CASES if only in c):
+    partial = HERE / "results" / f"{name}.partial"
+    if go_on and partial.exists():
+        result["cases"] = json.loads(partial.read_text())["cases"]
+    for case in (c for c in module.CASES if only in c and c not in result["cases"]):
         told = {"what": module.CASES[case], "per_run": getattr(module, "PER", {}).get(case, 1)}
         result["cases"][case] = told | _case(name, case, repeats, python if module.PEER else None)
         yield result

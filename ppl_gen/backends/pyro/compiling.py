@@ -115,7 +115,7 @@ def _graph(f: Callable[..., Any], args: Any, calls: int) -> Callable[[list[torch
     global _num_graphs
     _num_graphs += 1
     graph, tensors, rebuild = traced(f, args)
-    run = machine_code(graph, tensors) if repays(graph, calls) else graph
+    run = machine_code(graph, tensors) if calls > calls_to_repay(graph) else graph
     return finished(run, rebuild)
 
 
@@ -177,17 +177,12 @@ def _unchecked() -> Iterator[None]:
         yield
 
 
-def repays(graph: torch.fx.GraphModule, calls: int) -> bool:
-    """Whether machine code saves more time in so many calls than it takes to make."""
+def calls_to_repay(graph: torch.fx.GraphModule) -> float:
+    """About how many calls it takes until machine code has saved the time that it takes to make."""
     nodes = graph.graph.nodes
     size = sum(x.nbytes for x in (node.meta.get("val") for node in nodes) if isinstance(x, torch.Tensor))
     saved = len(nodes) * _SECONDS_PER_NODE + size * _SECONDS_PER_BYTE
-    return calls * saved > seconds_to_compile(graph)
-
-
-def seconds_to_compile(graph: torch.fx.GraphModule) -> float:
-    """About what machine code takes to make."""
-    return _SECONDS_TO_COMPILE + len(graph.graph.nodes) * _SECONDS_TO_COMPILE_NODE
+    return (_SECONDS_TO_COMPILE + len(nodes) * _SECONDS_TO_COMPILE_NODE) / saved
 
 
 def machine_code(graph: torch.fx.GraphModule, tensors: list[torch.Tensor]) -> Callable[..., Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,9 +11,9 @@ from torch.utils import _pytree as pytree
 
 from ppl_gen.backends.pyro import compiling
 
-# A graph costs about as much as so many calls. What has taken so long already may take as long again, and machine code
-# saves this part of it at least.
-_CALLS_AS_IT_IS, _SAVED = 50, 0.6
+# A graph costs about as much as so many calls. What has been called so often may be called as often again: by counts,
+# not by the clock, so that a script gives the same numbers each time.
+_CALLS_AS_IT_IS = 50
 _TOLERANCE = 1e-3  # of a graph's results, in parts of the largest: fused operations round in another order
 
 
@@ -40,7 +39,7 @@ class _Stages:
     """``f`` at arguments of one signature."""
 
     def __init__(self, f: Callable[..., Any]):
-        self.f, self.calls, self.seconds, self.due = f, 0, 0.0, math.inf
+        self.f, self.calls, self.due = f, 0, math.inf
         self.run: Callable[[list[torch.Tensor]], Any] | None = None
         self.graph: Any = None
         self.before: Any = None
@@ -51,12 +50,9 @@ class _Stages:
             self.before = args
         if self.calls == _CALLS_AS_IT_IS:
             self._make_graph(args, tensors)
-        if self.seconds > self.due:
+        if self.calls > self.due:
             self._make_code(args, tensors)
-        began = time.perf_counter()
-        result = self.f(*args) if self.run is None else self.run(tensors)
-        self.seconds += time.perf_counter() - began
-        return result
+        return self.f(*args) if self.run is None else self.run(tensors)
 
     def _make_graph(self, args: Any, tensors: list[torch.Tensor]) -> None:
         """At the arguments of the call before, so that what it gives at these shows whether it hangs on values."""
@@ -66,7 +62,7 @@ class _Stages:
         except Exception:  # of many types: what the program does cannot be said as a graph
             return
         if self._take(self.graph[0], args, tensors):
-            self.due = compiling.seconds_to_compile(self.graph[0]) / _SAVED
+            self.due = self.calls + compiling.calls_to_repay(self.graph[0])
 
     def _make_code(self, args: Any, tensors: list[torch.Tensor]) -> None:
         self.due = math.inf
