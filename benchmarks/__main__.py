@@ -16,7 +16,7 @@ def main() -> int:
     parser.add_argument(
         "--peer-python", default=None, help="interpreter with the peers (default: .venv-peers, else this)"
     )
-    parser.add_argument("--only", default="", help="run the cases alone whose name holds this, keep nothing")
+    parser.add_argument("--only", default="", help="run the cases alone that this pattern finds, keep nothing")
     parser.add_argument("--go-on", action="store_true", help="keep the cases of a run that was ended early, add others")
     parser.add_argument("--only-table", action="store_true", help="fill the README's table from the kept results")
     options = parser.parse_args()

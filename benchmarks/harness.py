@@ -17,6 +17,7 @@ import importlib
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -72,7 +73,7 @@ class _Worker:
 
 
 def run(name: str, repeats: int, python: str, only: str = "", go_on: bool = False) -> Iterator[dict[str, Any]]:
-    """The result so far after each case of a benchmark whose name holds ``only``, the two sides by turns.
+    """The result so far after each case of a benchmark whose name the pattern ``only`` finds something in, the two sides by turns.
 
     With ``go_on`` the cases that are kept of a run which was ended early are those of this one.
     """
@@ -85,7 +86,7 @@ def run(name: str, repeats: int, python: str, only: str = "", go_on: bool = Fals
     partial = HERE / "results" / f"{name}.partial"
     if go_on and partial.exists():
         result["cases"] = json.loads(partial.read_text())["cases"]
-    for case in (c for c in module.CASES if only in c and c not in result["cases"]):
+    for case in (c for c in module.CASES if re.search(only, c) and c not in result["cases"]):
         told = {"what": module.CASES[case], "per_run": getattr(module, "PER", {}).get(case, 1)}
         result["cases"][case] = told | _case(name, case, repeats, python if module.PEER else None)
         yield result
