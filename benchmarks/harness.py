@@ -73,7 +73,7 @@ class _Worker:
 
 
 def run(name: str, repeats: int, python: str, only: str = "", go_on: bool = False) -> Iterator[dict[str, Any]]:
-    """The result so far after each case of a benchmark whose name the pattern ``only`` finds something in, the two sides by turns.
+    """The result so far after each case of a benchmark that the pattern ``only`` finds, the two sides by turns.
 
     With ``go_on`` the cases that are kept of a run which was ended early are those of this one.
     """
