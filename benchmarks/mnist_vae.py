@@ -3,7 +3,8 @@
 784-200-200-50 as in Burda, Grosse & Salakhutdinov (2016), with one draw and with five, and a convolutional one. The
 test digits are binarised once. "ELBO" is the bound of one draw, "IWAE-5 bound" that of five, "NLL" minus that of 1,000,
 of the first 2,000 test digits for the convolutional networks, whose decoder is the more expensive; its error is that
-of the draws. In single precision. Each model is trained once; seconds are those of training, with compilation.
+of the draws. In single precision. Each model is trained once; seconds are those of training, with
+compilation, and in the kept run of a machine that did other work as well.
 """
 
 from __future__ import annotations
