@@ -149,6 +149,18 @@ def test_random_signs_estimate_the_trace(backend):
     assert abs(found.mean() - log_det[0]) < 4.0 * found.std() / np.sqrt(len(found))
 
 
+@pytest.mark.parametrize("declared", [pg.flows.FlowGuide, lambda kind, **own: pg.models.Flow(kind, 2, **own)])
+@pytest.mark.parametrize("kind, option, message", [
+    ("iaf", {"hidden": (0,)}, "hidden must be a whole number of at least 1"),
+    ("ffjord", {"activation": "tan"}, "activation must be one of relu"),
+    ("nsf", {"num_bins": 0}, "num_bins must be a whole number of at least 1"),
+    ("nsf_coupling", {"bound": -1.0}, "bound must be a finite number above 0"),
+])  # fmt: skip
+def test_values_that_an_option_cannot_have_are_refused_where_they_are_declared(declared, kind, option, message):
+    with pytest.raises(ValueError, match=message):
+        declared(kind, **option)
+
+
 def test_options_that_a_kind_has_not():
     with pytest.raises(ValueError, match="unknown flow 'nfs': expected one of 'realnvp'"):
         flow("nfs", 2)
