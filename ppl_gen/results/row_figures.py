@@ -61,7 +61,7 @@ def _sheet(images: np.ndarray, columns: int) -> np.ndarray:
 @styled
 def plane_figure(x: np.ndarray, density: Density, drawn: np.ndarray) -> Figure:
     """Data of the plane (n, 2), the log density as a map, and draws from it, side by side on the same axes."""
-    across, up = density_grid(x, 200)
+    across, up = density_grid(x)
     log_p = np.log(np.maximum(on_grid(density, (across, up)), 1e-300))
     figure, axes = new_figure(10.5, 3.7, 1, 3, sharex=True, sharey=True)
     top = log_p.max()
