@@ -112,9 +112,10 @@ def flow(
         raise ValueError(f"a flow {kind!r} has no {name}" + (f": it is an option of {having}" if having else ""))
     if num_context and not made.networks:
         raise ValueError(f"{kind!r} has no networks that a context could go into: use another flow")
-    options = {"hidden": hidden, "activation": activation or made.activation, "num_context": num_context}
+    activation = activation or made.activation
+    options = {"hidden": hidden, "activation": activation, "num_context": num_context}
     count = made.num_layers if num_layers is None else num_layers
     check_counts(features=features, num_layers=count, hidden=hidden)
-    check_activation(options["activation"])
+    check_activation(activation)
     of_layer = options if made.networks else {}
     return Chain(tuple(one for i in range(count) for one in made.layer(i, features, of_layer, **own)))

@@ -28,7 +28,7 @@ def row_sections(run: Run) -> list[Section]:
     if run.program is None or run.data is None or not hasattr(run.program.model, "row_data"):
         return []
     held = {n: x for n, x in identity.arguments(run.program, run.data).items() if np.ndim(x)}
-    outputs = getattr(run.program.model, "outputs", ())
+    outputs: tuple[str, ...] = getattr(run.program.model, "outputs", ())
     return list(_sections(run, outputs[0], held)) if len(outputs) == 1 and outputs[0] in held else []
 
 
