@@ -149,10 +149,19 @@ def of_arrays():
     return OfArrays(jnp.zeros((2, 1)), jnp.zeros(1), jnp.array(7), lambda y: y)
 
 
-NETWORKS = [("numpyro", nets.MLP(2, 1, ())), ("pyro", nets.MLP(2, 1, ())), ("numpyro", {"jax": of_arrays})]
+def affine(w, x):
+    return x @ w[:2] + w[2:]
 
 
-@pytest.mark.parametrize(("backend", "net"), NETWORKS, ids=["numpyro", "pyro", "pytree"])
+NETWORKS = [
+    ("numpyro", nets.MLP(2, 1, ())),
+    ("pyro", nets.MLP(2, 1, ())),
+    ("numpyro", {"jax": of_arrays}),
+    ("numpyro", jax.tree_util.Partial(affine, jnp.zeros((3, 1)))),
+]
+
+
+@pytest.mark.parametrize(("backend", "net"), NETWORKS, ids=["numpyro", "pyro", "pytree", "partial"])
 def test_a_program_learns_a_network(backend, net):
     """Least squares by a linear network: its weights are those of the normal equations."""
     rng = np.random.default_rng(3)
