@@ -208,10 +208,13 @@ def test_weights_of_what_is_no_network_of_ours():
         nets.weights(torch.nn.Linear(1, 1))
 
 
-def test_what_is_no_network_is_refused():
+@pytest.mark.parametrize(
+    ("backend", "expected"), [("numpyro", "a network is a flax.nnx module, or"), ("pyro", "a torch.nn module")]
+)
+def test_what_is_no_network_is_refused(backend, expected):
     @pg.program
     def model(x):
-        pg.sample("y", dist.Normal(pg.module("net", {"jax": "MLP"})(x), 1.0))
+        pg.sample("y", dist.Normal(pg.module("net", {"jax": "MLP", "torch": "MLP"})(x), 1.0))
 
-    with pytest.raises(pg.ProgramError, match=r"module 'net' got a str: on NumPyro a network is a flax.nnx module, or"):
-        pg.infer(model, np.zeros(3), "map", progress=False)
+    with pytest.raises(pg.ProgramError, match=f"module 'net' got a str: .*{expected}"):
+        pg.infer(model, np.zeros(3), "map", backend, progress=False)
