@@ -98,8 +98,8 @@ def module(name: str, net: Any) -> Callable[..., Any]:
 
 
 def _makes_network(net: Any) -> bool:
-    """Networks are callable too, so that a function is told by its type."""
-    return inspect.isroutine(net) or inspect.isclass(net) or isinstance(net, functools.partial)
+    """Networks are callable too, so that a function is told by its type; JAX's own kind of partial is a network."""
+    return inspect.isroutine(net) or inspect.isclass(net) or type(net) is functools.partial
 
 
 def mask(mask: Any) -> AbstractContextManager[Any]:

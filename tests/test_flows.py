@@ -149,6 +149,18 @@ def test_random_signs_estimate_the_trace(backend):
     assert abs(found.mean() - log_det[0]) < 4.0 * found.std() / np.sqrt(len(found))
 
 
+@pytest.mark.parametrize("declared", [pg.flows.FlowGuide, lambda kind, **own: pg.models.Flow(kind, 2, **own)])
+@pytest.mark.parametrize("kind, option, message", [
+    ("iaf", {"hidden": (0,)}, "hidden must be a whole number of at least 1"),
+    ("ffjord", {"activation": "tan"}, "activation must be one of relu"),
+    ("nsf", {"num_bins": 0}, "num_bins must be a whole number of at least 1"),
+    ("nsf_coupling", {"bound": -1.0}, "bound must be a finite number above 0"),
+])  # fmt: skip
+def test_values_that_an_option_cannot_have_are_refused_where_they_are_declared(declared, kind, option, message):
+    with pytest.raises(ValueError, match=message):
+        declared(kind, **option)
+
+
 def test_options_that_a_kind_has_not():
     with pytest.raises(ValueError, match="unknown flow 'nfs': expected one of 'realnvp'"):
         flow("nfs", 2)
@@ -162,3 +174,22 @@ def test_options_that_a_kind_has_not():
         flow("realnvp", 1)
     with pytest.raises(pg.DataError, match=r"expects x of shape \(N, 2\), got \(5, 3\)"):
         pg.infer(pg.models.Flow("maf", 2), np.zeros((5, 3)), "svi", batch_size=2, progress=False)
+
+
+@pytest.mark.parametrize("backend", ["numpyro", "pyro"])
+def test_a_conditional_flow_draws_rows_of_contexts(backend):
+    """x | c ~ N(2 c, 0.5^2) of c = -1 and 1, learned from 2000 rows: draws have that mean, each of its own context."""
+    rng = np.random.default_rng(8)
+    c = rng.choice([-1.0, 1.0], (2000, 1))
+    told = {"batch_size": 200, "num_steps": 400, "learning_rate": 1e-2, "schedule": "cosine", "progress": False}
+    model = pg.models.Flow("maf", 1, 1, (8,), num_context=1)
+    data = {"x": 2.0 * c + 0.5 * rng.normal(size=(2000, 1)), "context": c}
+    run = pg.infer(model, data, "svi", backend, **told)
+    found = np.asarray(run.predict({"context": c})["posterior_predictive"]["x"])[0, 0]
+    assert found.shape == (2000, 1)
+    for value in (-1.0, 1.0):  # the learned mean and the drawn one each have an error of 0.5 / sqrt(1000)
+        assert abs(found[c == value].mean() - 2.0 * value) < 4.0 * 0.5 * np.sqrt(2.0 / 1000)
+    with pytest.raises(pg.DataError, match=r"num_context=1 takes a context: run.predict\(\{'context'"):
+        run.sample(3)
+    with pytest.raises(pg.DataError, match="num_context=0 takes no context"):
+        pg.infer(pg.models.Flow("maf", 1), data, "svi", backend, batch_size=2, progress=False)

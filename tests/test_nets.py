@@ -149,10 +149,19 @@ def of_arrays():
     return OfArrays(jnp.zeros((2, 1)), jnp.zeros(1), jnp.array(7), lambda y: y)
 
 
-NETWORKS = [("numpyro", nets.MLP(2, 1, ())), ("pyro", nets.MLP(2, 1, ())), ("numpyro", {"jax": of_arrays})]
+def affine(w, x):
+    return x @ w[:2] + w[2:]
 
 
-@pytest.mark.parametrize(("backend", "net"), NETWORKS, ids=["numpyro", "pyro", "pytree"])
+NETWORKS = [
+    ("numpyro", nets.MLP(2, 1, ())),
+    ("pyro", nets.MLP(2, 1, ())),
+    ("numpyro", {"jax": of_arrays}),
+    ("numpyro", jax.tree_util.Partial(affine, jnp.zeros((3, 1)))),
+]
+
+
+@pytest.mark.parametrize(("backend", "net"), NETWORKS, ids=["numpyro", "pyro", "pytree", "partial"])
 def test_a_program_learns_a_network(backend, net):
     """Least squares by a linear network: its weights are those of the normal equations."""
     rng = np.random.default_rng(3)
@@ -199,10 +208,13 @@ def test_weights_of_what_is_no_network_of_ours():
         nets.weights(torch.nn.Linear(1, 1))
 
 
-def test_what_is_no_network_is_refused():
+@pytest.mark.parametrize(
+    ("backend", "expected"), [("numpyro", "a network is a flax.nnx module, or"), ("pyro", "a torch.nn module")]
+)
+def test_what_is_no_network_is_refused(backend, expected):
     @pg.program
     def model(x):
-        pg.sample("y", dist.Normal(pg.module("net", {"jax": "MLP"})(x), 1.0))
+        pg.sample("y", dist.Normal(pg.module("net", {"jax": "MLP", "torch": "MLP"})(x), 1.0))
 
-    with pytest.raises(pg.ProgramError, match=r"module 'net' got a str: on NumPyro a network is a flax.nnx module, or"):
-        pg.infer(model, np.zeros(3), "map", progress=False)
+    with pytest.raises(pg.ProgramError, match=f"module 'net' got a str: .*{expected}"):
+        pg.infer(model, np.zeros(3), "map", backend, progress=False)

@@ -195,6 +195,42 @@ def test_pages_of_models_of_rows_show_rows(tmp_path, backend):
         assert ("coloured by label" in found) == isinstance(data, dict)
 
 
+@pytest.mark.parametrize("backend", ["numpyro", "pyro"])
+def test_pages_of_rows_that_want_a_context_or_are_no_plane(tmp_path, backend):
+    told = {"backend": backend, "batch_size": 5, "num_steps": 2, "progress": False}
+    images, context = (rng.random((12, 4, 4)) < 0.5) * 1.0, rng.normal(size=(12, 2))
+    conditional = pg.models.VAE(2, (4, 4), hidden=(4,), num_context=2)
+    run = pg.infer(conditional, {"x": images, "context": context, "num_data": None}, "svi", **told)
+    found = " ".join(pictures_of(run, tmp_path / "context.html"))
+    assert "as many draws" in found and "Reconstructions" in found
+    binary = pg.infer(pg.models.MADE(2, hidden=(4,)), images[:, 0, :2], "svi", **told)
+    found = " ".join(pictures_of(binary, tmp_path / "binary.html"))
+    assert "data sets drawn" in found and "fitted density" not in found
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (1, 1), (2, 5), (9, 2)])
+def test_encodings_of_few_rows_are_drawn(shape):
+    drawn = row_figures.encodings_figure(rng.normal(size=shape)).axes[0].lines[0].get_xydata()
+    assert drawn.shape == (shape[0], 2) and np.isfinite(drawn).all()
+
+
+def test_a_page_says_which_pictures_could_not_be_drawn(tmp_path):
+    class Rows:
+        """A model of rows whose new rows nobody can make."""
+
+        outputs = ("x",)
+
+        def __call__(self, x=None):
+            with pg.plate("data", len(x)):
+                pg.sample("x", pg.dist.Normal(pg.param("loc", 0.0), 1.0).expand([4, 4]).to_event(2), obs=x)
+
+        def row_data(self, values, n):
+            raise ValueError("rows come from elsewhere")
+
+    run = pg.infer(Rows(), rng.normal(size=(6, 4, 4)), "svi", batch_size=3, num_steps=2, progress=False)
+    assert "Not drawn: rows come from elsewhere" in run.report(tmp_path / "run.html").read_text("utf-8")
+
+
 def test_a_page_of_a_point_shows_the_spread_of_data_sets(tmp_path):
     """Of a run without a posterior, too, the predicted bands have a width."""
     run = pg.infer(pg.models.GaussianMixture(2), rng.normal(size=(80, 3)), "em", num_steps=3, progress=False)

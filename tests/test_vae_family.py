@@ -232,6 +232,20 @@ def test_a_few_labels_and_many_rows_without_one_tell_the_classes(backend):
 # Collapse -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:the posterior of 'z' has collapsed")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_importance_weighted_bounds_take_the_exact_trace(backend):
+    """The log of a mean of estimated weights would be biased."""
+    x = (np.random.default_rng(0).random((6, 3)) < 0.5) * 1.0
+    told = {"elbo": "iwae", "num_particles": 2, "batch_size": 3, "num_steps": 4, "progress": False}
+    exact, estimate = (
+        pg.infer(VAE(2, (3,), hidden=(4,), prior=Flow("ffjord", 2, None, (4,), num_steps=1, trace=trace)), x, "svi",
+                 backend, **told).history["loss"]
+        for trace in ("exact", "hutchinson")
+    )  # fmt: skip
+    np.testing.assert_allclose(exact, estimate, rtol=1e-9)
+
+
 def test_units_are_active_where_their_means_vary():
     means = np.stack([RNG.normal(size=500), 0.05 * RNG.normal(size=500), np.ones(500)], axis=1)
     assert evaluation.active_units(means).tolist() == [True, False, False]

@@ -155,6 +155,13 @@ def _nothing(y):
     """There is no continuous latent to guide."""
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_without_latents_there_is_one_draw_and_an_exact_density(backend):
+    run = _svi(mixture, POINTS, backend, num_steps=3)
+    assert run.posterior["loc"].shape == (1, 1, 2) and run.log_prob_kind == "exact"
+    assert run.log_prob(POINTS).sum() == pytest.approx(_log_marginal(run.params["share"], run.params["loc"]), rel=1e-9)
+
+
 def _log_marginal(share, loc):
     return np.log(stats.norm.pdf(POINTS[:, None], loc, 0.5) @ share).sum()
 

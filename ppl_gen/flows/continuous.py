@@ -27,8 +27,8 @@ class Continuous(Bijector):
     Attributes:
         num_steps: from one end to the other; four velocities each.
         trace: "exact", at the price of D derivatives, or "hutchinson": while a minibatch is trained on, e^T (dv/dx) e
-            with e of random signs, the same all the way, in its place (FFJORD, equation 8). Whatever is asked after
-            that is exact.
+            with e of random signs, the same all the way, in its place (FFJORD, equation 8). Importance-weighted
+            bounds, which an estimate would bias, and whatever is asked after training are exact.
         num_context: length of a context that v sees, too.
     """
 

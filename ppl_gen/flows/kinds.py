@@ -14,6 +14,7 @@ from ppl_gen.flows.linear import Linear
 from ppl_gen.flows.maps import Affine, Spline
 from ppl_gen.flows.planar import Planar
 from ppl_gen.flows.radial import Radial
+from ppl_gen.nets.layers import check_activation, check_counts
 
 Layer = Callable[..., list[Bijector]]
 
@@ -101,7 +102,7 @@ def flow(
         own: ``num_bins`` and ``bound`` of kinds that are made of splines, ``num_steps`` and ``trace`` of "ffjord".
 
     Raises:
-        ValueError: an unknown kind, or options that it does not have.
+        ValueError: an unknown kind, options that it does not have, or values that an option cannot have.
     """
     if kind not in KINDS:
         raise ValueError(f"unknown flow {kind!r}: expected one of {', '.join(map(repr, KINDS))}")
@@ -111,7 +112,10 @@ def flow(
         raise ValueError(f"a flow {kind!r} has no {name}" + (f": it is an option of {having}" if having else ""))
     if num_context and not made.networks:
         raise ValueError(f"{kind!r} has no networks that a context could go into: use another flow")
-    options = {"hidden": hidden, "activation": activation or made.activation, "num_context": num_context}
+    activation = activation or made.activation
+    options = {"hidden": hidden, "activation": activation, "num_context": num_context}
     count = made.num_layers if num_layers is None else num_layers
+    check_counts(features=features, num_layers=count, hidden=hidden)
+    check_activation(activation)
     of_layer = options if made.networks else {}
     return Chain(tuple(one for i in range(count) for one in made.layer(i, features, of_layer, **own)))

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ppl_gen.nets.layers import check_counts
+
 _MOST = 5.0  # of a log scale, either way
 _LEAST_BIN, _LEAST_SLOPE = 1e-3, 1e-3  # of the box; of knots
 
@@ -51,6 +53,11 @@ class Spline:
 
     num_bins: int = 8
     bound: float = 5.0
+
+    def __post_init__(self) -> None:
+        check_counts(num_bins=self.num_bins)
+        if not 0 < self.bound < math.inf:
+            raise ValueError(f"bound must be a finite number above 0, got {self.bound!r}")
 
     @property
     def size(self) -> int:

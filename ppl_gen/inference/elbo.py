@@ -11,6 +11,7 @@ from ppl_gen.backends.protocol import Plate, Site
 from ppl_gen.target import Target
 
 BOUNDS = ("trace", "mean_field", "iwae", "dreg")
+WEIGHING = ("iwae", "dreg")  # particles against each other
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class RowBound:
     def _pooled(self, target: Target, log_weight: Any) -> Any:
         """(draws, rows) -> (rows,)."""
         xp, stopped = target.backend.xp, target.backend.stopped
-        if self.kind not in ("iwae", "dreg"):
+        if self.kind not in WEIGHING:
             return xp.mean(log_weight, axis=0)
         value = xp.logsumexp(log_weight, axis=0) - math.log(self.num_particles)
         if self.kind == "iwae":

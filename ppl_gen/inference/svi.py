@@ -164,7 +164,8 @@ class SVI(Training):
         if watch.last_good is not None:
             state, step = watch.last_good, int(np.argmax(~np.isfinite(report["loss"])))
             found.append(_not_finite(target, native, watch, step))
-        outcome = _outcome(target, native, native.params(state), seed, self.num_samples, guide)
+        count = self.num_samples if target.layout.dim else 1  # without latents all draws would be alike
+        outcome = _outcome(target, native, native.params(state), seed, count, guide)
         outcome.history["loss"] = report["loss"]
         outcome.attrs.update(elbo=chosen, guide=guide if isinstance(guide, str) else "by hand", stopped=watch.reason)
         outcome.warnings[:0] = found

@@ -64,7 +64,7 @@ class Flow:
 
     def __call__(self, x: Any = None, context: Any = None, num_data: int | None = None) -> None:
         """The program; ``x`` has shape (N, D)."""
-        n = (num_data or 1) if x is None else x.shape[0]
+        n = next((len(rows) for rows in (x, context) if rows is not None), num_data or 1)
         density = self.distribution("flow", context)
         with plate("data", n):
             sample("x", density, obs=x)
@@ -85,15 +85,19 @@ class Flow:
         return dist.Normal(0.0, 1.0).expand([self.features]).to_event(1)
 
     def check_data(self, data: Mapping[str, np.ndarray]) -> None:
-        """Raises DataError: another number of features, or of numbers of the context."""
+        """Raises DataError: another number of features, or of numbers of the context; no context, or one too many."""
         x, context = data.get("x"), data.get("context")
         if x is not None and (x.ndim != 2 or x.shape[1] != self.features):
             raise DataError(f"Flow expects x of shape (N, {self.features}), got {x.shape}")
+        if (context is None) == bool(self.num_context):
+            hint = ": run.predict({'context': ...}) draws new rows" if x is None and context is None else ""
+            number = "a" if context is None else "no"
+            raise DataError(f"Flow with num_context={self.num_context} takes {number} context{hint}")
         if context is not None and (context.ndim != 2 or context.shape[1] != self.num_context):
             raise DataError(f"Flow expects context of shape (N, {self.num_context}), got {context.shape}")
 
     def row_data(self, values: Mapping[str, np.ndarray], n: int) -> dict[str, int]:
-        """Arguments that make n new rows."""
+        """Arguments that make n new rows, where there is no context."""
         return {"num_data": n}
 
 

@@ -17,7 +17,6 @@ from ppl_gen.results.row_pages import row_sections
 from ppl_gen.results.summary import summary_table
 
 if TYPE_CHECKING:
-
     from ppl_gen.results.run import Run
 
 __all__ = ["chains_section", "compact_table", "comparison_page", "engines_section", "histories_section", "kind_of",

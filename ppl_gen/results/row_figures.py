@@ -61,7 +61,7 @@ def _sheet(images: np.ndarray, columns: int) -> np.ndarray:
 @styled
 def plane_figure(x: np.ndarray, density: Density, drawn: np.ndarray) -> Figure:
     """Data of the plane (n, 2), the log density as a map, and draws from it, side by side on the same axes."""
-    across, up = density_grid(x, 200)
+    across, up = density_grid(x)
     log_p = np.log(np.maximum(on_grid(density, (across, up)), 1e-300))
     figure, axes = new_figure(10.5, 3.7, 1, 3, sharex=True, sharey=True)
     top = log_p.max()
@@ -87,7 +87,8 @@ def encodings_figure(z: np.ndarray, labels: np.ndarray | None = None) -> Figure:
     names: tuple[str, ...] = ("z 0", "z 1")
     if z.shape[1] > 2:
         centred = z - z.mean(0)
-        _, widths, axes_of = np.linalg.svd(centred, full_matrices=False)
+        ended = np.vstack([centred, np.zeros_like(centred[:1])])  # of one row, too, there are two axes
+        _, widths, axes_of = np.linalg.svd(ended, full_matrices=False)
         share = widths**2 / max((widths**2).sum(), 1e-300)
         z, names = centred @ axes_of[:2].T, tuple(f"principal axis {i + 1} ({share[i]:.0%})" for i in range(2))
     elif z.shape[1] == 1:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ppl_gen.results import identity
+from ppl_gen.results.arviz import arrays_of
 from ppl_gen.results.report import Section
 from ppl_gen.results.row_figures import encodings_figure, images_figure, is_images, plane_figure
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ppl_gen.results.run import Run
 
 __all__ = ["row_sections"]
@@ -24,44 +27,68 @@ def row_sections(run: Run) -> list[Section]:
     """Of a run of a model of rows with one observed site; none of others, or where the run holds no program or data."""
     if run.program is None or run.data is None or not hasattr(run.program.model, "row_data"):
         return []
-    held = identity.arguments(run.program, run.data)
-    name = run.program.model.outputs[0]
-    if name not in held or len(run.program.model.outputs) > 1:
-        return []
-    return list(_sections(run, name, held))
+    held = {n: x for n, x in identity.arguments(run.program, run.data).items() if np.ndim(x)}
+    outputs: tuple[str, ...] = getattr(run.program.model, "outputs", ())
+    return list(_sections(run, outputs[0], held)) if len(outputs) == 1 and outputs[0] in held else []
 
 
 def _sections(run: Run, name: str, held: dict[str, Any]) -> Iterator[Section]:
     x = np.asarray(held[name][:_ENCODED])
-    rng = np.random.default_rng(0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if is_images(x):
-            yield _images(run, x, {n: np.asarray(v)[:_RECONSTRUCTED] for n, v in held.items()})
-        elif x.ndim == 2 and x.shape[1] == 2 and run.log_prob_kind == "exact" and set(held) == {name}:
-            drawn = run.sample(_DRAWN, seed=int(rng.integers(2**31)))
-            density = lambda points: np.exp(run.log_prob(points))
-            yield Section("Density", figures=[("Data, the fitted density, and draws from it.",
-                                               plane_figure(x, density, drawn))])  # fmt: skip
-        if run.guided:
-            yield _encodings(run, {n: np.asarray(v)[:_ENCODED] for n, v in held.items()})
+    if is_images(x):
+        yield _tried("Images", lambda: _images(run, x, {n: np.asarray(v)[:_SHOWN] for n, v in held.items()}, name))
+    elif _is_plane(x) and run.log_prob_kind == "exact" and set(held) == {name}:
+        yield _tried("Density", lambda: _density(run, x))
+    if run.guided:
+        yield _tried("Encodings", lambda: _encodings(run, {n: np.asarray(v)[:_ENCODED] for n, v in held.items()}))
 
 
-def _images(run: Run, x: np.ndarray, some: dict[str, Any]) -> Section:
-    drawn = run.sample(_SHOWN)
-    strips = {"data": x[:_SHOWN], "drawn by the model": drawn}
+def _tried(title: str, draw: Callable[[], list[tuple[str, Figure]]]) -> Section:
+    """A section, which says what kept its pictures from being drawn: no page is lost for one of them."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return Section(title, figures=draw())
+    except (TypeError, ValueError) as error:
+        return Section(title, f"Not drawn: {error}")
+
+
+def _is_plane(x: np.ndarray) -> bool:
+    """Whether rows are points of the plane; counts and codes, which are whole numbers, have no density between."""
+    if x.ndim != 2 or x.shape[1] != 2 or not np.isfinite(x).all(axis=1).any():
+        return False
+    return x.dtype.kind == "f" and not np.array_equal(x, np.round(x), equal_nan=True)
+
+
+def _density(run: Run, x: np.ndarray) -> list[tuple[str, Figure]]:
+    density = lambda points: np.exp(run.log_prob(points))
+    figure = plane_figure(x, density, run.sample(_DRAWN))
+    return [("Data, the fitted density, and draws from it.", figure)]
+
+
+def _images(run: Run, x: np.ndarray, some: dict[str, Any], name: str) -> list[tuple[str, Figure]]:
+    strips = {"data": x[:_SHOWN], "drawn by the model": _drawn(run, some, name)}
     figures = [("Some of the data, and as many draws.", images_figure(strips, 18))]
     if run.guided:
-        again = run.reconstruct(some).reshape(-1, *x.shape[1:])
-        pairs = {"data": x[:_RECONSTRUCTED], "what is made of their encodings": again}
+        few = {n: v[:_RECONSTRUCTED] for n, v in some.items()}
+        pairs = {"data": few[name], "what is made of their encodings": run.reconstruct(few).reshape(few[name].shape)}
         figures.append(("Reconstructions: means of the data at the means of the guide.", images_figure(pairs)))
-    return Section("Images", figures=figures)
+    return figures
 
 
-def _encodings(run: Run, some: dict[str, Any]) -> Section:
+def _drawn(run: Run, some: dict[str, Any], name: str) -> np.ndarray:
+    """Rows of the model, of the contexts of the data where it wants any."""
+    if "context" not in some:
+        return run.sample(len(some[name]))
+    drawn = arrays_of(run.predict({n: v for n, v in some.items() if n != name}))["posterior_predictive"][name]
+    return drawn.reshape(-1, *drawn.shape[3:])[: len(some[name])]
+
+
+def _encodings(run: Run, some: dict[str, Any]) -> list[tuple[str, Figure]]:
     """The first latent by name; coloured by labels where the data have any."""
     encoded = run.encode(some)
-    name = next(n for n, z in sorted(encoded.items()) if z.dtype.kind == "f" and f"{n}_scale" in encoded)
+    name = next((n for n in sorted(encoded) if f"{n}_scale" in encoded), None)
+    if name is None:
+        raise ValueError("the guide draws no continuous latents")
     label = some.get("label")
     caption = f"Means of the guide for {name!r}" + ("" if label is None else ", coloured by label") + "."
-    return Section("Encodings", figures=[(caption, encodings_figure(encoded[name], label))])
+    return [(caption, encodings_figure(encoded[name], label))]

@@ -70,7 +70,12 @@ def module(name: str, net: torch.nn.Module, dtype: str | None = None) -> Callabl
     """A torch.nn module whose parameters become params called ``{name}.{path}``; it computes in ``dtype``, if any.
 
     ``net`` itself is not touched.
+
+    Raises:
+        TypeError: it is no torch.nn module.
     """
+    if not isinstance(net, torch.nn.Module):
+        raise TypeError(f"module {name!r} got a {type(net).__name__}: on Pyro a network is a torch.nn module")
     learned = {path: param(f"{name}.{path}", functools.partial(asarray, p)) for path, p in net.named_parameters()}
     held = {**{path: asarray(b).clone() for path, b in net.named_buffers()}, **learned}
     if dtype is None:
