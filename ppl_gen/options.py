@@ -13,6 +13,17 @@ def count(name: str, value: Any, least: int = 1) -> None:
         raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
 
 
+def is_number(value: Any) -> bool:
+    """Whether it is a single real number."""
+    return not isinstance(value, bool) and isinstance(value, int | float | np.integer | np.floating)
+
+
+def not_below(name: str, value: Any, least: float) -> None:
+    """A number of at least ``least``."""
+    if not is_number(value) or not value >= least:
+        raise ValueError(f"{name} must be a number of at least {least:g}, got {value!r}")
+
+
 def one_of(name: str, value: Any, choices: tuple[Any, ...]) -> None:
     """One of ``choices``."""
     if value not in choices:

@@ -392,3 +392,5 @@ def test_what_a_flow_guide_may_not_be():
         FlowGuide("maf", num_bins=4)
     with pytest.raises(ValueError, match="num_layers"):
         FlowGuide(num_layers=0)
+    with pytest.raises(ValueError, match="hidden"):
+        FlowGuide(hidden=4)

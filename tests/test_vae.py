@@ -137,6 +137,8 @@ BAD = [
     ({"elbo": "iwae"}, TRAIN, "num_particles must be at least 2"),
     ({"ema": 1.0}, TRAIN, "ema must lie between 0 and 1"),
     ({"validation": 1.0}, TRAIN, "validation must be a share"),
+    ({"validation": np.array([0.1, 0.2])}, TRAIN, "validation must be a share"),
+    ({"beta": -1.0}, TRAIN, "beta must be a number of at least 0, got -1.0"),
 ]
 
 

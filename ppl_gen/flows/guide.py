@@ -35,7 +35,8 @@ class FlowGuide:
     num_draws: int = 16
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "hidden", tuple(self.hidden))  # what is compiled for it is found by its hash
+        if isinstance(self.hidden, list):
+            object.__setattr__(self, "hidden", tuple(self.hidden))  # what is compiled for it is found by its hash
         check_counts(num_layers=self.num_layers, num_draws=self.num_draws)
         self.bijector(2)
 

@@ -115,7 +115,9 @@ def flow(
     activation = activation or made.activation
     options = {"hidden": hidden, "activation": activation, "num_context": num_context}
     count = made.num_layers if num_layers is None else num_layers
-    check_counts(features=features, num_layers=count, hidden=hidden)
+    if not isinstance(hidden, tuple | list):
+        raise ValueError(f"hidden must hold the widths of layers, such as (64, 64), got {hidden!r}")
+    check_counts(features=features, num_layers=count, hidden=tuple(hidden))
     check_activation(activation)
     of_layer = options if made.networks else {}
     return Chain(tuple(one for i in range(count) for one in made.layer(i, features, of_layer, **own)))

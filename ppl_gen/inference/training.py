@@ -16,6 +16,7 @@ from ppl_gen.inference.elbo import WEIGHING, RowBound
 from ppl_gen.inference.engine import Engine, between, one_of, positive
 from ppl_gen.inference.feed import AUGMENTS
 from ppl_gen.inference.plates import row_arguments
+from ppl_gen.options import is_number, not_below
 from ppl_gen.target import Target
 
 SCHEDULES = ("constant", "cosine")
@@ -75,20 +76,22 @@ class Training(Engine):
         one_of(self, "schedule", SCHEDULES)
         if not callable(self.augment):
             one_of(self, "augment", (None, *AUGMENTS))
-        if self.ema is not None and not 0 < self.ema < 1:
+        if self.ema is not None and not (is_number(self.ema) and 0 < self.ema < 1):
             raise ValueError(f"ema must lie between 0 and 1, got {self.ema!r}")
-        if not 0 <= self.validation <= 1 or (self.validation == 1 and self.stream is None):
+        for name in ("beta", "free_bits", "num_rising", "num_annealing"):
+            not_below(name, getattr(self, name), 0)
+        is_share = is_number(self.validation) and 0 <= self.validation <= 1
+        if not is_share or (self.validation == 1 and self.stream is None):
             raise ValueError(f"validation must be a share of the rows, at least 0 and less than 1: {self.validation!r}")
         if isinstance(self.stream, Iterator) or not isinstance(self.stream, Iterable | None):
             raise ValueError(
                 f"stream must be what can be gone through once for each epoch, got a {type(self.stream).__name__}: "
                 "pass a DataLoader, a list of batches, or an object whose __iter__ begins anew"
             )
-        chosen = [f.name for f in fields(Training) if getattr(self, f.name) is not f.default]
+        own = {f.name: (getattr(self, f.name), f.default) for f in fields(Training)}
+        chosen = [n for n, (x, default) in own.items() if x is not default and not (is_number(x) and x == default)]
         if self.batch_size is None and chosen:
             raise ValueError(f"{chosen[0]} is an option of training by minibatches: set batch_size as well")
-        if self.beta < 0 or self.free_bits < 0 or self.num_rising < 0 or self.num_annealing < 0:
-            raise ValueError("beta, free_bits, num_rising and num_annealing must be at least 0")
 
     def rate(self, step: np.ndarray, num_steps: int, schedule: str | None = None) -> np.ndarray:
         """What the learning rate is multiplied by; ``schedule`` is that of the options where None."""
