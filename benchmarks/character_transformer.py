@@ -44,13 +44,10 @@ def ours(case: str) -> Callable[[], dict[str, float]]:
     rows, rest = model.rows(text[cut:]), model.encode(text[cut:])[len(text[cut:]) // 64 * 64 :]
 
     def run() -> dict[str, float]:
-        began = time.perf_counter()
         fitted = pg.infer(model, model.rows(text[:cut]), "svi", case, progress=False, **_TRAINING)
-        seconds = time.perf_counter() - began
         total = fitted.log_prob(rows).sum() + fitted.log_prob(rest[None]).sum()
         short, long = (_seconds(fitted, n) for n in (_SHORT, _LONG))
         return {
-            "seconds": seconds,
             "nats per character": float(-total / len(text[cut:])),
             f"ms a sampled character, first {_SHORT}": 1e3 * short / _SHORT,
             f"ms a sampled character, {_SHORT} to {_LONG}": 1e3 * (long - short) / (_LONG - _SHORT),

@@ -4,10 +4,10 @@ A benchmark is a file of this folder with ``TITLE``, ``CASES`` (name -> what one
 ``ours(case)`` and ``peer(case)``: each sets up and returns ``run() -> dict`` of quality figures, or a function that
 gives them; only ``run`` is timed, unless its figures have ``seconds`` of their own. ``PER`` says how many operations a
 run holds, where a time of one operation is wanted; ``RATE`` names the figure of quality that seconds are compared for
-one of; with ``ONCE`` the first run counts and is the only one, where quality is asked for; ``PEERS`` the peers, where
-there are several, each with cases whose names end in its own. Where nobody else has what is measured, ``PEER`` is None
-and there is no ``peer``. ``picture(result, path)`` draws the kept results; with ``PICTURED`` it stands for the cases in
-the README's table.
+one of; with ``ONCE`` there is one run, for its quality alone, and nothing is timed; ``PEERS`` the peers, where there
+are several, each with cases whose names end in its own. Where nobody else has what is measured, ``PEER`` is None and
+there is no ``peer``. ``picture(result, path)`` draws the kept results; with ``PICTURED`` it stands for the cases in the
+README's table.
 """
 
 from __future__ import annotations
@@ -99,12 +99,14 @@ def _case(name: str, case: str, repeats: int, peer_python: str | None) -> dict[s
         sides = {side: _Worker(python, name, side, case, caches[side]) for side, python in pythons.items()}
         first = {side: worker.run() for side, worker in sides.items()}
         once = getattr(importlib.import_module(f"benchmarks.{name}"), "ONCE", False)
-        timed: dict[str, list[Any]] = {side: [first[side]] if once else [] for side in sides}
+        timed: dict[str, list[Any]] = {side: [] for side in sides}
         for _ in range(0 if once else repeats):
             for side, worker in sides.items():
                 timed[side].append(worker.run())
         for worker in sides.values():
             worker.close()
+    if once:
+        return {side: {"quality": first[side]["quality"]} for side in sides}
     result = {side: _summary(first[side], timed[side]) for side in sides}
     rate = getattr(importlib.import_module(f"benchmarks.{name}"), "RATE", None)
     return {**result, **(_compared(first, timed, rate) if peer_python else {})}

@@ -50,7 +50,7 @@ def _by_peer(result: dict[str, Any]) -> list[str]:
 
 def _row(result: dict[str, Any], case: dict[str, Any]) -> str:
     sides = [case[side] for side in ("ours", "peer") if side in case]
-    times = [_time(side["median_seconds"] / case["per_run"]) for side in sides]
+    times = [_time(side["median_seconds"] / case["per_run"]) if "median_seconds" in side else "" for side in sides]
     compared = ["", "", ""]
     if "peer" in case:
         faster, first = case["times_faster"], case["times_faster_first"]

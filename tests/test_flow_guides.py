@@ -18,6 +18,7 @@ from ppl_gen.inference.importance import judge
 from tests.cutting import assert_same, cut_at_every_commit
 
 BACKENDS = ("numpyro", "pyro")
+SLOW_ON_PYRO = ("numpyro", pytest.param("pyro", marks=pytest.mark.slow))  # where the graph takes long to make
 QUICK = ("realnvp", "nsf", "planar")  # to compile, and one of each sort
 
 
@@ -52,7 +53,7 @@ def correlated(y):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("elbo", ["auto", "iwae", "renyi"])
+@pytest.mark.parametrize("elbo", ["auto", "iwae", pytest.param("renyi", marks=pytest.mark.slow)])
 def test_the_bound_of_a_gaussian_is_its_evidence(backend, elbo):
     """A factorised guide falls short of it by half the log of 1 / (1 - correlation^2), 0.45."""
     options = {} if elbo == "auto" else {"elbo": elbo, "num_particles": 3, "alpha": 0.5}
@@ -74,7 +75,7 @@ def banana(y):
 
 
 @pytest.mark.filterwarnings("ignore:the guide is far:RuntimeWarning")  # the Gaussian ones
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SLOW_ON_PYRO)
 def test_it_bends_where_a_gaussian_cannot(backend):
     """Evidence and moments by quadrature. Over 8 seeds the KL was 0.12 at most; after 5000 steps, 0.03."""
     a, b = np.meshgrid(*[np.linspace(-6.0, 6.0, 1501)] * 2, indexing="ij")
@@ -139,7 +140,7 @@ def of_all_sorts(n, counts):
         pg.sample("loc", dist.Normal(2.0 * xp.astype(z, r.dtype), 1.0))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SLOW_ON_PYRO)
 def test_every_support(backend):
     """Gamma and Dirichlet are conjugate here; the rest of the density is a mixture that integrates to one."""
     data = {"n": np.array(4.0), "counts": np.array([3.0, 2.0, 5.0])}
