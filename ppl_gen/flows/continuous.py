@@ -11,6 +11,7 @@ from ppl_gen.flows.bijector import Bijector
 from ppl_gen.flows.coupling import with_context
 from ppl_gen.nets.layers import check_counts
 from ppl_gen.nets.mlp import MLP
+from ppl_gen.options import one_of
 
 TRACES = ("exact", "hutchinson")
 
@@ -41,8 +42,7 @@ class Continuous(Bijector):
 
     def __post_init__(self) -> None:
         check_counts(features=self.features, hidden=self.hidden, num_steps=self.num_steps)
-        if self.trace not in TRACES:
-            raise ValueError(f"trace must be one of {', '.join(map(repr, TRACES))}, got {self.trace!r}")
+        one_of("trace", self.trace, TRACES)
 
     def parts(self) -> Mapping[str, Any]:
         seen = self.features + 1 + self.num_context

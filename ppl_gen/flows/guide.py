@@ -53,7 +53,6 @@ class FlowGuide:
             ValueError: an unknown kind, options that it has not, or a coupling of one number.
         """
         kind = self.kind_of(features)
-        own = ("num_bins", "bound", "num_steps")
-        given = {n: x for n in own if (x := getattr(self, n)) is not None}
-        found = flow(kind, features, self.num_layers, self.hidden, self.activation, **given)
+        own = {n: getattr(self, n) for n in ("num_bins", "bound", "num_steps")}
+        found = flow(kind, features, self.num_layers, self.hidden, self.activation, **own)
         return found if KINDS[kind].quick_to_draw else Inverse(found)

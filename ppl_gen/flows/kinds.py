@@ -99,14 +99,15 @@ def flow(
 
     Args:
         num_layers, activation: those of the kind where None.
-        own: ``num_bins`` and ``bound`` of kinds that are made of splines, ``num_steps`` and ``trace`` of "ffjord".
+        own: ``num_bins`` and ``bound`` of kinds that are made of splines, ``num_steps`` and ``trace`` of "ffjord";
+            their own defaults where None.
 
     Raises:
         ValueError: an unknown kind, options that it does not have, or values that an option cannot have.
     """
     if kind not in KINDS:
         raise ValueError(f"unknown flow {kind!r}: expected one of {', '.join(map(repr, KINDS))}")
-    made = KINDS[kind]
+    made, own = KINDS[kind], {n: x for n, x in own.items() if x is not None}
     for name in (n for n in own if n not in made.own):
         having = ", ".join(repr(k) for k, other in KINDS.items() if name in other.own)
         raise ValueError(f"a flow {kind!r} has no {name}" + (f": it is an option of {having}" if having else ""))

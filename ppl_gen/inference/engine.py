@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ppl_gen.inference.driver import Driver
-from ppl_gen.options import count
+from ppl_gen.options import count, is_number
 from ppl_gen.options import one_of as is_one_of
 from ppl_gen.program import Program
 from ppl_gen.target import Target
@@ -164,7 +164,7 @@ def between(engine: Engine, low: float, high: float, *names: str) -> None:
     """Each named option is a number strictly between ``low`` and ``high``."""
     for name in names:
         value = getattr(engine, name)
-        if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not low < value < high:
+        if not is_number(value) or not low < value < high:
             raise ValueError(f"{name} must be a number between {low} and {high} (exclusive), got {value!r}")
 
 

@@ -107,7 +107,7 @@ class Fit:
     def _chunk_size(self) -> int:
         """Steps in a compiled call: of so many bytes at most; where rows are kept back, within an epoch."""
         row = sum(self.target.bound.host[n][:1].nbytes for n in self.trainer.names)
-        most = int(np.clip(_CHUNK_BYTES // max(row * self.engine.batch_size, 1), 1, _CHUNK))
+        most = steps_at_once(row * self.engine.batch_size)
         return most if self.looks is None else chunk_size(self.steps_per_epoch, most)
 
     def _chunk(self, state: dict[str, Any], start: int, count: int) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -194,6 +194,11 @@ def fit(engine: Any, target: Target, guide: Callable[..., Any], driver: Driver, 
         params={n: np.asarray(v) for n, v in backend.to_numpy(params).items()},
         history={n: report[n] for n in _SAID if n in report}, warnings=warnings, attrs=attrs, exact=False,
     )  # fmt: skip
+
+
+def steps_at_once(bytes_of_batch: int) -> int:
+    """Steps in a compiled call, at most."""
+    return int(np.clip(_CHUNK_BYTES // max(bytes_of_batch, 1), 1, _CHUNK))
 
 
 def feeds(

@@ -15,7 +15,7 @@ from ppl_gen.inference import pathfinder, starts
 from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.engine import Outcome
 from ppl_gen.inference.feed import Feed
-from ppl_gen.inference.fitting import feeds
+from ppl_gen.inference.fitting import feeds, steps_at_once
 from ppl_gen.inference.guide_flow import MOST_DENSE, Base, JointFlow, bound
 from ppl_gen.inference.lbfgs import Evaluate
 from ppl_gen.inference.low_rank import Gaussians
@@ -24,7 +24,6 @@ from ppl_gen.target import Target
 
 _BOUNDS = ("auto", "trace", "enum", "iwae", "renyi")
 _OF_FUNCTIONS = ("beta", "num_annealing", "free_bits", "validation", "mixed_precision", "stream", "processes")
-_CHUNK, _CHUNK_BYTES = 250, 2**24  # steps in a compiled call, and bytes of their rows, at most
 _CLIP = 10.0  # length of the longest gradient, unless clip_norm says otherwise: the first ones may be huge
 _PATHS, _PAIRS, _MOVES, _HISTORY = 4, 16, 300, 6  # of the search for a Gaussian to start from
 _NARROW = 0.1  # standard deviation to start with where none was found
@@ -112,10 +111,7 @@ class _Seen:
 
     def chunk(self) -> int:
         """Steps in a compiled call, at most."""
-        if self.feed is None:
-            return _CHUNK
-        bytes_of_batch = sum(x.nbytes for x in self.feed.rows(0, 1).values())
-        return int(np.clip(_CHUNK_BYTES // max(bytes_of_batch, 1), 1, _CHUNK))
+        return steps_at_once(0 if self.feed is None else sum(x.nbytes for x in self.feed.rows(0, 1).values()))
 
     def rows(self, first: int, count: int) -> dict[str, Any]:
         """Batches of ``count`` steps, on the device."""

@@ -18,7 +18,7 @@ import numpy as np
 from ppl_gen.missing import Missing
 from ppl_gen.models._missing_gaussian import values
 from ppl_gen.models._moments import rounding
-from ppl_gen.models._options import table
+from ppl_gen.models._options import is_number, table
 from ppl_gen.primitives import xp
 
 _LOG_2PI = float(np.log(2 * np.pi))
@@ -34,7 +34,7 @@ def check_shape(model: str, latent_dim: int, x: Any) -> tuple[int, int]:
 
 def check_min_noise(value: Any) -> None:
     """A number between 0 and 1."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 < value < 1:
+    if not is_number(value) or not 0 < value < 1:
         raise ValueError(f"min_noise must be a number between 0 and 1, got {value!r}")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ppl_gen.options import count as count
+from ppl_gen.options import is_number as is_number
 from ppl_gen.options import one_of as one_of
 
 
@@ -26,13 +27,13 @@ def table(
 
 def positive(name: str, value: Any) -> None:
     """A finite number above 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 < value < np.inf:
+    if not is_number(value) or not 0 < value < np.inf:
         raise ValueError(f"{name} must be a number above 0, got {value!r}")
 
 
 def nonnegative(name: str, value: Any) -> None:
     """A finite number of at least 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value < np.inf:
+    if not is_number(value) or not 0 <= value < np.inf:
         raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
 
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from ppl_gen.flows.bijector import Chain
 from ppl_gen.flows.kinds import flow
-from ppl_gen.models._options import count
 from ppl_gen.primitives import dist, module, plate, sample, xp
 from ppl_gen.program import DataError
 
@@ -52,14 +51,11 @@ class Flow:
     em_rows: ClassVar[tuple[str, ...]] = ("x", "context")
 
     def __post_init__(self) -> None:
-        count("features", self.features)
-        if self.num_layers is not None:
-            count("num_layers", self.num_layers)
         self.bijector()
 
     def bijector(self) -> Chain:
         """The map from noise to data."""
-        own = {n: getattr(self, n) for n in _OWN if getattr(self, n) is not None}
+        own = {n: getattr(self, n) for n in _OWN}
         return flow(self.kind, self.features, self.num_layers, self.hidden, self.activation, self.num_context, **own)
 
     def __call__(self, x: Any = None, context: Any = None, num_data: int | None = None) -> None:

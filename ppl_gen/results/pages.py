@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from ppl_gen import evaluation
 from ppl_gen.results.density_figures import ppc_figure
 from ppl_gen.results.figures import forest_figure, history_figure, rank_figure, trace_figure
 from ppl_gen.results.report import Section, write_report
-from ppl_gen.results.row_pages import row_sections
+from ppl_gen.results.row_pages import row_sections, tried
 from ppl_gen.results.summary import summary_table
 
 if TYPE_CHECKING:
@@ -210,14 +209,8 @@ def _predictive(run: Run) -> Section | None:
     size = sum(x.size for x in run.observed.values())
     if run.program is None or run.data is None or not 0 < size * _PREDICTIVE_DRAWS <= _MOST_PREDICTED:
         return None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            figure = ppc_figure(run.observed, predicted(run))
-    except (TypeError, ValueError) as error:  # e.g. latents of single data that the run has no draws of
-        return Section("Posterior predictive check", f"Not drawn: {error}")
     caption = "Observed data, and where data sets drawn from the fitted model lie."
-    return Section("Posterior predictive check", figures=[(caption, figure)])
+    return tried("Posterior predictive check", lambda: [(caption, ppc_figure(run.observed, predicted(run)))])
 
 
 def predicted(run: Run) -> dict[str, np.ndarray]:

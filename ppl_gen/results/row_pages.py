@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ppl_gen.results.run import Run
 
-__all__ = ["row_sections"]
+__all__ = ["row_sections", "tried"]
 
 _SHOWN, _RECONSTRUCTED, _ENCODED, _DRAWN = 36, 12, 2000, 3000
 
@@ -35,15 +35,18 @@ def row_sections(run: Run) -> list[Section]:
 def _sections(run: Run, name: str, held: dict[str, Any]) -> Iterator[Section]:
     x = np.asarray(held[name][:_ENCODED])
     if is_images(x):
-        yield _tried("Images", lambda: _images(run, x, {n: np.asarray(v)[:_SHOWN] for n, v in held.items()}, name))
+        yield tried("Images", lambda: _images(run, x, {n: np.asarray(v)[:_SHOWN] for n, v in held.items()}, name))
     elif _is_plane(x) and run.log_prob_kind == "exact" and set(held) == {name}:
-        yield _tried("Density", lambda: _density(run, x))
+        yield tried("Density", lambda: _density(run, x))
     if run.guided:
-        yield _tried("Encodings", lambda: _encodings(run, {n: np.asarray(v)[:_ENCODED] for n, v in held.items()}))
+        yield tried("Encodings", lambda: _encodings(run, {n: np.asarray(v)[:_ENCODED] for n, v in held.items()}))
 
 
-def _tried(title: str, draw: Callable[[], list[tuple[str, Figure]]]) -> Section:
-    """A section, which says what kept its pictures from being drawn: no page is lost for one of them."""
+def tried(title: str, draw: Callable[[], list[tuple[str, Figure]]]) -> Section:
+    """A section, which says what kept its pictures from being drawn: no page is lost for one of them.
+
+    Such as latents of single data that the run has no draws of.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
