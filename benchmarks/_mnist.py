@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import gzip
-import os
 import struct
-from pathlib import Path
 
 import numpy as np
 
-
-def _folder() -> Path:
-    given = os.environ.get("PPL_GEN_DATA")
-    folder = Path(given) / "mnist" if given else None
-    if folder is None or not folder.is_dir():
-        raise SystemExit(f"this benchmark needs MNIST: PPL_GEN_DATA is {given!r}, expected a folder that has mnist/")
-    return folder
+from benchmarks import _data
 
 
 def _read(name: str) -> tuple[tuple[int, ...], bytes]:
     """Shape and bytes of an idx file, compressed or not."""
-    path = next(_folder().glob(f"{name}*"))
+    path = next(_data.at("mnist").glob(f"{name}*"))
     with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
         dimensions = struct.unpack(">4B", file.read(4))[3]
         return struct.unpack(f">{dimensions}I", file.read(4 * dimensions)), file.read()

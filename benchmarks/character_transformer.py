@@ -7,11 +7,11 @@ tenth of the text, in rows of 64 that begin afresh, so that each first character
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
+
+from benchmarks import _data
 
 TITLE = "A transformer over characters"
 PEER = None
@@ -25,11 +25,7 @@ _SHORT, _LONG = 512, 3584  # characters of which the cost is compared
 
 
 def _text() -> str:
-    given = os.environ.get("PPL_GEN_DATA")
-    path = Path(given or ".") / "text" / "tinyshakespeare.txt"
-    if given is None or not path.is_file():
-        raise SystemExit(f"this benchmark needs tinyshakespeare: PPL_GEN_DATA is {given!r}, expected a folder of data")
-    return path.read_text()
+    return _data.at("text/tinyshakespeare.txt").read_text()
 
 
 def ours(case: str) -> Callable[[], dict[str, float]]:

@@ -13,13 +13,13 @@ split of wine, which is left out for it; the seconds of the kept run are of a ma
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy import stats
+
+from benchmarks import _data
 
 TITLE = "Flows on tables"
 PEER = None
@@ -52,15 +52,10 @@ _OF_ALL: dict[str, Any] = {"learning_rate": 1e-3, "validation": _VALIDATION, "pr
 
 def _table(name: str, split: int) -> tuple[np.ndarray, np.ndarray]:
     """Training and test rows, scaled by the former."""
-    given = os.environ.get("PPL_GEN_DATA")
-    folder = Path(given or ".") / "tables"
-    path = folder / f"{name}_data.csv.gz"
-    if given is None or not path.exists():
-        raise SystemExit(f"this benchmark needs {path.name}: PPL_GEN_DATA is {given!r}, expected a folder with tables/")
-    x = np.loadtxt(path, delimiter=",")
+    x = np.loadtxt(_data.at(f"tables/{name}_data.csv.gz"), delimiter=",")
     x = x[:, [len(np.unique(column)) >= _FEWEST_VALUES for column in x.T]]
     x = x[:, _told_apart(x)]
-    held = np.loadtxt(folder / f"{name}_test_mask.csv.gz", delimiter=",")[:, split] == 1
+    held = np.loadtxt(_data.at(f"tables/{name}_test_mask.csv.gz"), delimiter=",")[:, split] == 1
     mean, deviation = x[~held].mean(0), x[~held].std(0)
     return (x[~held] - mean) / deviation, (x[held] - mean) / deviation
 
