@@ -30,7 +30,7 @@ def steps(backend: Backend, sampler: Sampler, field_of: Callable[..., Field], ke
         report = {"finite": xp.all(xp.isfinite(entries), axis=-1)}
         return state, {**report, "x": state[0]} if keep else report
 
-    return backend.scan(step, calls=_CHUNK)
+    return backend.scan(step, calls=max(sampler.num_steps, _CHUNK))
 
 
 def draw(
