@@ -76,7 +76,7 @@ def sbc(
         target = Target(declared.bind(data, room, (setting.precision, setting.device)))
         _require_simulable(target)
         chosen, _ = chosen.pick(target)
-        chosen.check(target)
+        chosen.admit(target)
         prior, simulated = _simulate(target, num_replicates, int(simulation))
         one = _Replicate(target, chosen, Driver(room.to_numpy, progress=False), num_draws)
         held = one.of_all(prior, simulated, [int(s) for s in streams], progress)
