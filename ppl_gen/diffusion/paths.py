@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from ppl_gen.options import is_number
+from ppl_gen.options import count, is_number
 
 
 class Point(NamedTuple):
@@ -41,6 +41,7 @@ class Path:
     Attributes:
         singular: whether no signal is left at the end, so that drift and diffusion have no bound there. Where they are
             asked for, times keep ``margin`` of the span away from there, and from the start, where the score has none.
+        looked_at: the times that networks are trained at, see :mod:`ppl_gen.diffusion.times`.
     """
 
     start: ClassVar[float] = 0.0
@@ -48,18 +49,25 @@ class Path:
     singular: ClassVar[bool] = False
     margin: ClassVar[float] = 1e-3
     name: ClassVar[str] = ""
+    looked_at: ClassVar[str] = "uniform"
 
     def at(self, xp: Any, t: Any) -> Point:
         """alpha, sigma and their slopes."""
         raise TypeError(f"{type(self).__name__} defines no path")
 
-    def time_of(self, ratio: Any) -> np.ndarray:
-        """Times at which sigma / alpha is ``ratio``; on the host."""
+    def time_of(self, ratio: Any, xp: Any = np) -> Any:
+        """Times at which sigma / alpha is ``ratio``."""
         raise TypeError(f"{type(self).__name__} defines no times")
 
     def clock(self, xp: Any, t: Any) -> Any:
         """What a network is told of the time, about from 0 to 1 or so."""
         return t
+
+    def ratio(self, t: Any) -> Any:
+        """sigma / alpha at times t, on the host."""
+        at = self.at(np, np.asarray(t, float))
+        with np.errstate(divide="ignore"):
+            return at.sigma / at.alpha
 
     def inside(self, t: np.ndarray) -> np.ndarray:
         """Times away from where drift, diffusion and score have no bound."""
@@ -87,9 +95,9 @@ class _FromBetas(Path):
         rise = self.beta_max - self.beta_min
         return self.beta_min + rise * t, self.beta_min * t + 0.5 * rise * t * t
 
-    def _time_of_integral(self, integral: np.ndarray) -> np.ndarray:
+    def _time_of_integral(self, xp: Any, integral: Any) -> Any:
         rise = self.beta_max - self.beta_min
-        return 2.0 * integral / (self.beta_min + np.sqrt(self.beta_min**2 + 2.0 * rise * integral))
+        return 2.0 * integral / (self.beta_min + xp.sqrt(self.beta_min**2 + 2.0 * rise * integral))
 
 
 @dataclass(frozen=True)
@@ -103,8 +111,8 @@ class VP(_FromBetas):
         alpha, sigma = xp.exp(-0.5 * integral), xp.sqrt(-xp.expm1(-integral))
         return Point(alpha, sigma, -0.5 * beta * alpha, 0.5 * beta * alpha * alpha / _above_zero(xp, sigma))
 
-    def time_of(self, ratio: Any) -> np.ndarray:
-        return self._time_of_integral(np.log1p(np.square(ratio)))
+    def time_of(self, ratio: Any, xp: Any = np) -> Any:
+        return self._time_of_integral(xp, xp.log1p(xp.square(ratio)))
 
 
 @dataclass(frozen=True)
@@ -118,9 +126,8 @@ class SubVP(_FromBetas):
         alpha = xp.exp(-0.5 * integral)
         return Point(alpha, -xp.expm1(-integral), -0.5 * beta * alpha, beta * alpha * alpha)
 
-    def time_of(self, ratio: Any) -> np.ndarray:
-        alpha = 2.0 / (ratio + np.sqrt(np.square(ratio) + 4.0))  # alpha^2 + ratio alpha = 1
-        return self._time_of_integral(-2.0 * np.log(alpha))
+    def time_of(self, ratio: Any, xp: Any = np) -> Any:
+        return self._time_of_integral(xp, 2.0 * xp.arcsinh(0.5 * ratio))  # alpha^2 + ratio alpha = 1
 
 
 @dataclass(frozen=True)
@@ -138,12 +145,13 @@ class Cosine(Path):
     def at(self, xp: Any, t: Any) -> Point:
         rate, first = 0.5 * math.pi / (1.0 + self.s), math.cos(0.5 * math.pi * self.s / (1.0 + self.s))
         alpha, d_alpha = xp.cos(rate * (t + self.s)) / first, -rate * xp.sin(rate * (t + self.s)) / first
-        sigma = xp.sqrt((1.0 - alpha) * (1.0 + alpha))
+        sigma = xp.sqrt(xp.sin(rate * t) * xp.sin(rate * (t + 2.0 * self.s))) / first  # 1 - alpha^2, no cancellation
         return Point(alpha, sigma, d_alpha, -alpha * d_alpha / _above_zero(xp, sigma))
 
-    def time_of(self, ratio: Any) -> np.ndarray:
-        alpha = np.cos(0.5 * math.pi * self.s / (1.0 + self.s)) / np.sqrt(1.0 + np.square(ratio))
-        return np.arccos(alpha) * (1.0 + self.s) / (0.5 * math.pi) - self.s
+    def time_of(self, ratio: Any, xp: Any = np) -> Any:
+        rate = 0.5 * math.pi / (1.0 + self.s)
+        sine, cosine = math.sin(rate * self.s), math.cos(rate * self.s)
+        return xp.arctan(xp.sqrt(xp.square(ratio) + sine * sine) / cosine) / rate - self.s
 
 
 @dataclass(frozen=True)
@@ -158,8 +166,8 @@ class Trigonometric(Path):
         alpha, sigma = xp.cos(rate * t), xp.sin(rate * t)
         return Point(alpha, sigma, -rate * sigma, rate * alpha)
 
-    def time_of(self, ratio: Any) -> np.ndarray:
-        return np.arctan(ratio) / (0.5 * math.pi)
+    def time_of(self, ratio: Any, xp: Any = np) -> Any:
+        return xp.arctan(ratio) / (0.5 * math.pi)
 
 
 @dataclass(frozen=True)
@@ -176,8 +184,8 @@ class OptimalTransport(Path):
     def at(self, xp: Any, t: Any) -> Point:
         return Point(1.0 - t, t, xp.zeros_like(t) - 1.0, xp.zeros_like(t) + 1.0)
 
-    def time_of(self, ratio: Any) -> np.ndarray:
-        return np.asarray(ratio) / (1.0 + np.asarray(ratio))
+    def time_of(self, ratio: Any, xp: Any = np) -> Any:
+        return ratio / (1.0 + ratio)
 
 
 @dataclass(frozen=True)
@@ -206,8 +214,22 @@ class VE(_Exploding):
         sigma = self.sigma_min * xp.exp(rate * t)
         return Point(xp.zeros_like(t) + 1.0, sigma, xp.zeros_like(t), rate * sigma)
 
-    def time_of(self, ratio: Any) -> np.ndarray:
-        return np.log(np.asarray(ratio) / self.sigma_min) / math.log(self.sigma_max / self.sigma_min)
+    def time_of(self, ratio: Any, xp: Any = np) -> Any:
+        return xp.log(ratio / self.sigma_min) / math.log(self.sigma_max / self.sigma_min)
+
+
+@dataclass(frozen=True)
+class Ladder(VE):
+    """``VE``, trained at ``num_scales`` noise levels alone, a geometric sequence (Song & Ermon 2019)."""
+
+    sigma_max: float = 10.0
+    num_scales: int = 20
+
+    looked_at: ClassVar[str] = "ladder"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        count("num_scales", self.num_scales, least=2)
 
 
 @dataclass(frozen=True)
@@ -219,6 +241,7 @@ class EDM(_Exploding):
 
     name: ClassVar[str] = "edm"
     margin: ClassVar[float] = 0.0
+    looked_at: ClassVar[str] = "log_normal"
 
     @property
     def start(self) -> float:  # type: ignore[override]
@@ -231,8 +254,8 @@ class EDM(_Exploding):
     def at(self, xp: Any, t: Any) -> Point:
         return Point(xp.zeros_like(t) + 1.0, t, xp.zeros_like(t), xp.zeros_like(t) + 1.0)
 
-    def time_of(self, ratio: Any) -> np.ndarray:
-        return np.asarray(ratio)
+    def time_of(self, ratio: Any, xp: Any = np) -> Any:
+        return ratio
 
 
 PATHS: dict[str, type[Path]] = {p.name: p for p in (VP, SubVP, Cosine, Trigonometric, OptimalTransport, VE, EDM)}

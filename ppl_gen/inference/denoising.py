@@ -35,20 +35,21 @@ def steps(backend: Backend, sampler: Sampler, field_of: Callable[..., Field], ke
 
 def draw(
     backend: Backend, driver: Driver, sampler: Sampler, path: Path, advance: Callable[..., Any], shape: tuple[int, ...],
-    seed: int, constants: tuple[Any, ...] = (), keep: bool = False,
+    seed: int, constants: tuple[Any, ...] = (), keep: bool = False, noise: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:  # fmt: skip
     """Rows of this shape, from noise; and where they were after each step, (num_steps, *shape), where ``keep``.
 
     Args:
         advance: of :func:`steps`.
+        noise: of this shape, to begin with; standard normal where None.
 
     Raises:
         FloatingPointError: rows that are not finite; names them and the time.
     """
     times = sampler.times(path)
     spec = sampler.noise(shape)
-    first = backend.noise(2 * seed, 0, {"x": ("normal", shape)}, 1)["x"][0]
-    state = sampler.begin(backend.xp, path.noise_scale * first)
+    drawn = backend.noise(2 * seed, 0, {"x": ("normal", shape)}, 1)["x"][0] if noise is None else backend.asarray(noise)
+    state = sampler.begin(backend.xp, path.noise_scale * drawn)
 
     def run(state: Any, start: int, count: int) -> tuple[Any, Any]:
         index = np.arange(start, start + count)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ppl_gen import backends
+from ppl_gen.capabilities import Denoises
 from ppl_gen.checks import ProgramError
 from ppl_gen.inference.engine import Engine, Outcome, resolve
 from ppl_gen.options import count
@@ -116,7 +117,9 @@ class Run(Guided, Generating, Sampling):
 
         attrs = self.idata_attrs()
         if not self._has_log_likelihood() and self.program is not None:
-            why = "plates are subsampled" if "subsampled" in self.attrs else "draws times data are many"
+            solved = isinstance(self.program.model, Denoises)
+            why = "an equation is solved for each datum" if solved else "draws times data are many"
+            why = "plates are subsampled" if "subsampled" in self.attrs else why
             attrs["log_likelihood"] = f"left out, {why}: ask for run.log_likelihood"
         return to_idata(self._groups(), dims=self.dims, coords=self.coords, attrs=attrs)
 
@@ -130,8 +133,8 @@ class Run(Guided, Generating, Sampling):
         return "log_likelihood" in vars(self) or (self.program is not None and self._affordable())
 
     def _affordable(self) -> bool:
-        if "subsampled" in self.attrs:  # of some rows, and others for each draw
-            return False
+        if "subsampled" in self.attrs or isinstance(self._program().model, Denoises):
+            return False  # of some rows, and others for each draw; or by an equation that is solved for each
         draws = next((x.shape[0] * x.shape[1] for x in self.posterior.values()), 0)
         fitted = identity.arguments(self._program(), self.data)
         in_files = sum(x.size for x in fitted.values() if isinstance(x, np.memmap))
