@@ -129,10 +129,12 @@ class Denoises(Protocol):
     """A model that says at any time what a noisy row comes from, so that samplers draw from it.
 
     ``field(label, context)``, in the words of programs, is a :class:`~ppl_gen.diffusion.field.Field`; ``along`` its
-    path; ``sampler`` what draws are made by where nothing else is asked for; ``shape`` that of a row.
+    path and ``prediction`` its kind; ``sampler`` what draws are made by where nothing else is asked for; ``shape`` that
+    of a row.
     """
 
     shape: tuple[int, ...]
+    prediction: str
 
     @property
     def along(self) -> Any: ...

@@ -4,6 +4,8 @@ Paths say how much is left of a datum at a time, predictions what a network tell
 on, samplers how noise is taken back to data.
 """
 
+from ppl_gen.diffusion import samplers
+from ppl_gen.diffusion.drawing import draw, log_prob
 from ppl_gen.diffusion.field import Field
 from ppl_gen.diffusion.objectives import Bridge, Denoising, Explicit, Implicit, Sliced
 from ppl_gen.diffusion.paths import EDM, PATHS, VE, VP, Cosine, Ladder, OptimalTransport, Path, SubVP, Trigonometric

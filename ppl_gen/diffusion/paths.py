@@ -74,11 +74,6 @@ class Path:
         gap = self.margin * (self.end - self.start)
         return np.clip(t, self.start + gap, self.end - gap if self.singular else self.end)
 
-    @property
-    def noise_scale(self) -> float:
-        """Standard deviation of what samplers start from."""
-        return float(self.at(np, np.asarray(self.end)).sigma)
-
 
 @dataclass(frozen=True)
 class _FromBetas(Path):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ppl_gen.diffusion.paths import Ladder, Path
 from ppl_gen.diffusion.samplers import Sampler
-from ppl_gen.diffusion.samplers.euler import Euler
+from ppl_gen.diffusion.samplers.annealed_langevin import AnnealedLangevin
 from ppl_gen.models._noisy_rows import NoisyRows
 from ppl_gen.nets.net import Net
 
@@ -16,7 +16,8 @@ class ScoreModel(NoisyRows):
     """A network says the score of x + sigma e at a ladder of noise levels sigma (Song & Ermon 2019, NCSN).
 
     Sites: ``x`` (N, *shape); params: the weights of ``net``. Train it by ``engine="score_matching"``, e.g. with
-    ``weighting="noise"``, the paper's, which is what it comes to with the prediction "noise".
+    ``weighting="noise"``, the paper's, which is what it comes to with the prediction "noise". Draws are made by
+    annealed Langevin dynamics down the ladder, or by any other sampler of ``pg.diffusion.samplers``.
 
     Attributes:
         shape: of one datum, (2,) or, for convolutions, (height, width, channels).
@@ -50,4 +51,4 @@ class ScoreModel(NoisyRows):
     @property
     def sampler(self) -> Sampler:
         """What draws are made by where nothing else is asked for."""
-        return Euler(num_steps=250)
+        return AnnealedLangevin(num_steps=self.num_scales - 1)
