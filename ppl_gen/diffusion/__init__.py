@@ -7,6 +7,6 @@ on, samplers how noise is taken back to data.
 from ppl_gen.diffusion import samplers
 from ppl_gen.diffusion.drawing import draw, log_prob
 from ppl_gen.diffusion.field import Field
-from ppl_gen.diffusion.objectives import Denoising
-from ppl_gen.diffusion.paths import EDM, PATHS, VE, VP, Cosine, OptimalTransport, Path, SubVP, Trigonometric
+from ppl_gen.diffusion.objectives import Bridge, Denoising, Explicit, Implicit, Sliced
+from ppl_gen.diffusion.paths import EDM, PATHS, VE, VP, Cosine, Ladder, OptimalTransport, Path, SubVP, Trigonometric
 from ppl_gen.diffusion.predictions import PREDICTIONS

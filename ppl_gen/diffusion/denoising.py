@@ -38,7 +38,7 @@ def steps(backend: Backend, sampler: Sampler, field_of: Callable[..., Field], ke
 
 def draw(
     backend: Backend, driver: Driver, sampler: Sampler, path: Path, kind: str, advance: Callable[..., Any],
-    shape: tuple[int, ...], seed: int, constants: tuple[Any, ...] = (), keep: bool = False,
+    shape: tuple[int, ...], seed: int, constants: tuple[Any, ...] = (), keep: bool = False, noise: Any = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:  # fmt: skip
     """Rows of this shape, from noise; and where they were after each step, (num_steps, *shape), where ``keep``.
 
@@ -46,6 +46,7 @@ def draw(
 
     Args:
         kind: of the field's prediction. advance: of :func:`steps`.
+        noise: of this shape, to begin with; standard normal where None.
 
     Raises:
         ValueError: times outside the path.
@@ -54,7 +55,7 @@ def draw(
     plan, spec, label = sampler.plan(path, kind), sampler.noise(shape), type(sampler).__name__
     tries = len(plan["t"])
     scale = float(path.at(np, plan["t"][0]).sigma)
-    first = backend.noise(2 * seed, 0, {"x": ("normal", shape)}, 1)["x"][0]
+    first = backend.noise(2 * seed, 0, {"x": ("normal", shape)}, 1)["x"][0] if noise is None else backend.asarray(noise)
     state = sampler.begin(backend.xp, scale * first)
 
     def run(state: Any, start: int, count: int) -> tuple[Any, Any]:

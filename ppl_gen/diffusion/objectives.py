@@ -1,84 +1,213 @@
-"""What a network is trained on: regression onto the noise that was put on each row, weighted over time."""
+"""What a network is trained on: its squared error on noisy rows, or what has the same minimum, weighted over time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
+from ppl_gen import backends
+from ppl_gen.diffusion.field import Field
+from ppl_gen.diffusion.paths import OptimalTransport, Path, Point
+from ppl_gen.diffusion.predictions import coefficients, combined, converted
+from ppl_gen.diffusion.times import TIMES, check_even, check_times
+from ppl_gen.nets.net import home
+from ppl_gen.options import is_number, one_of
 
-from ppl_gen.diffusion.paths import EDM, Path, Point
-from ppl_gen.diffusion.predictions import coefficients
-from ppl_gen.options import one_of
-
-_EDGE = 1e-6  # of quantiles
-
-# When rows are looked at: ``(xp, path, u)``, u in (0, 1) evenly spread over a batch, to times.
-Times = Callable[[Any, Path, Any], Any]
-# What a squared error counts for: ``(xp, path, at, kind, sigma_data)``, of the network's own kind of prediction.
+# What a squared error counts for: ``(xp, at, kind, sigma_data)``, of the network's own kind of prediction.
 Weighting = Callable[[Any, Point, str, float], Any]
 
 
-def _uniform(xp: Any, path: Path, u: Any) -> Any:
-    low, high = path.inside(np.asarray([path.start, path.end]))
-    return float(low) + (float(high) - float(low)) * u
+def _error_of(into: str) -> Weighting:
+    """The squared error of one kind of prediction, whatever the network says."""
 
+    def weight(xp: Any, at: Point, kind: str, sigma_data: float) -> Any:
+        _, by_says = coefficients(xp, at, kind, into, sigma_data)
+        return by_says * by_says
 
-def _log_normal(xp: Any, path: Path, u: Any) -> Any:
-    """log sigma ~ N(-1.2, 1.2^2) (Karras et al. 2022, table 1); of paths whose time is sigma."""
-    sigma = xp.exp(-1.2 + 1.2 * xp.ndtri(xp.clip(u, _EDGE, 1.0 - _EDGE)))
-    return xp.clip(sigma, path.start, path.end)
-
-
-def _logit_normal(xp: Any, path: Path, u: Any) -> Any:
-    """Times about the middle of the path (Esser et al. 2024, equation 19 at m = 0, s = 1)."""
-    return _uniform(xp, path, xp.sigmoid(xp.ndtri(xp.clip(u, _EDGE, 1.0 - _EDGE))))
-
-
-TIMES: dict[str, Times] = {"uniform": _uniform, "log_normal": _log_normal, "logit_normal": _logit_normal}
+    return weight
 
 
 def _likelihood(xp: Any, at: Point, kind: str, sigma_data: float) -> Any:
     """g^2 / 2 of the squared error of the score: the bound of Song et al. (2021b), theorem 1."""
-    _, by_says = coefficients(xp, at, kind, "score", sigma_data)
-    return 0.5 * at.diffusion * by_says * by_says
-
-
-def _noise(xp: Any, at: Point, kind: str, sigma_data: float) -> Any:
-    """The squared error of the noise, whatever the network says (Ho et al. 2020, equation 14)."""
-    _, by_says = coefficients(xp, at, kind, "noise", sigma_data)
-    return by_says * by_says
+    return 0.5 * at.diffusion * _error_of("score")(xp, at, kind, sigma_data)
 
 
 WEIGHTINGS: dict[str, Weighting] = {
     "simple": lambda xp, at, kind, sigma_data: xp.ones_like(at.alpha),
-    "noise": _noise,
+    "noise": _error_of("noise"),  # Ho et al. 2020, equation 14; sigma^2 of the score's, Song & Ermon 2019, section 4.2
+    "velocity": _error_of("velocity"),
     "likelihood": _likelihood,
 }
 
 
 @dataclass(frozen=True)
-class Denoising:
-    """E_t E_(x, e) w_t |f(x_t, t) - target|^2, the mean over the entries of a row (Vincent 2011; Ho et al. 2020).
+class Objective:
+    """E_t w_t E |f(x_t, t) - f*(x_t, t)|^2 up to a number that no network changes, f* the best that it could say.
+
+    A new one is a subclass with ``squares``.
 
     Attributes:
-        weighting: "simple", the network's own error; "noise", that of the noise; "likelihood", whose minimum bounds
-            -log p(x), of the whole row.
-        times: "uniform"; "log_normal", of ``EDM``; "logit_normal". By what the path is where None.
+        weighting: "simple", the network's own error; "noise", that of the noise; "velocity"; all these the mean over
+            the entries of a row. "likelihood", of the whole row and integrated over time, whose minimum bounds
+            -log p(x) up to a number.
+        times: "uniform"; "log_snr"; "log_normal", of ``EDM``; "logit_normal"; "ladder". Where None "log_snr" for the
+            likelihood, else by what the path is.
+        noises: that rows take, each like the data.
     """
 
     weighting: str = "simple"
     times: str | None = None
 
+    noises: ClassVar[tuple[str, ...]] = ("noise",)
+
     def __post_init__(self) -> None:
         one_of("weighting", self.weighting, tuple(WEIGHTINGS))
         one_of("times", self.times, (None, *TIMES))
 
-    def at(self, xp: Any, path: Path, u: Any) -> Any:
-        """Times of quantiles u."""
-        name = self.times or ("log_normal" if isinstance(path, EDM) else "uniform")
-        return TIMES[name](xp, path, u)
+    def check(self, path: Path, prediction: str) -> None:
+        """Raises ValueError: times that the path does not have, or that leave some out of an integral."""
+        name = self._times(path)
+        check_times(name, path)
+        if self.weighting == "likelihood":
+            check_even(name)
 
-    def weight(self, xp: Any, at: Point, kind: str, sigma_data: float) -> Any:
-        return WEIGHTINGS[self.weighting](xp, at, kind, sigma_data)
+    def _times(self, path: Path) -> str:
+        return self.times or ("log_snr" if self.weighting == "likelihood" else path.looked_at)
+
+    def loss(self, xp: Any, field: Field, x: Any, drawn: Mapping[str, Any], u: Any) -> Any:
+        """Of rows x (rows, *event) at quantiles u (rows,) of the times: (rows,).
+
+        Args:
+            drawn: :attr:`noises`, standard normal, like x.
+        """
+        t, slope = TIMES[self._times(field.path)](xp, field.path, u)
+        squares = self.squares(xp, field, t, x, drawn)
+        weight = WEIGHTINGS[self.weighting](xp, field.path.at(xp, t), field.kind, field.sigma_data)
+        if self.weighting == "likelihood":
+            return weight * slope * squares
+        return weight * squares / math.prod(x.shape[1:])
+
+    def squares(self, xp: Any, field: Field, t: Any, x: Any, drawn: Mapping[str, Any]) -> Any:
+        """|f - f*|^2 of each row (rows,), of the network's own kind, or what is as much but for a number on average."""
+        raise TypeError(f"{type(self).__name__} defines no squares")
+
+
+@dataclass(frozen=True)
+class Denoising(Objective):
+    """The error on the datum and noise that each noisy row was made of (Vincent 2011; Ho et al. 2020).
+
+    Of the velocity it is flow matching (Lipman et al. 2023, equation 9), of "edm" what Karras et al. (2022) train on.
+    """
+
+    def squares(self, xp: Any, field: Field, t: Any, x: Any, drawn: Mapping[str, Any]) -> Any:
+        at, e = field.at(xp, t), drawn["noise"]
+        error = field.says(at.alpha * x + at.sigma * e, t) - combined(xp, at, field.kind, x, e, field.sigma_data)
+        return _summed(xp, error * error)
+
+
+@dataclass(frozen=True)
+class Bridge(Objective):
+    """Flow matching on Brownian bridges from datum to noise (Tong et al. 2024, SB-CFM).
+
+    x_t = (1 - t) x + t e + s sqrt(t (1 - t)) z, whose velocity e - x + s (1 - 2 t) / (2 sqrt(t (1 - t))) z is regressed
+    onto. With e coupled to x by entropic optimal transport of strength 2 s^2, x_t are the marginals of the Schroedinger
+    bridge.
+
+    Attributes:
+        scale: s.
+    """
+
+    scale: float = 0.5
+
+    noises: ClassVar[tuple[str, ...]] = ("noise", "bridge")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (is_number(self.scale) and self.scale > 0):
+            raise ValueError(f"the scale of bridges must be a number above 0, got {self.scale!r}")
+
+    def check(self, path: Path, prediction: str) -> None:
+        super().check(path, prediction)
+        if not isinstance(path, OptimalTransport) or prediction != "velocity":
+            raise ValueError(
+                f"bridges lie about straight lines and have a velocity alone, got path {type(path).__name__} and "
+                f"prediction {prediction!r}: expected 'ot' and 'velocity'"
+            )
+
+    def squares(self, xp: Any, field: Field, t: Any, x: Any, drawn: Mapping[str, Any]) -> Any:
+        at, e, z = field.at(xp, t), drawn["noise"], drawn["bridge"]
+        width = self.scale * xp.sqrt(at.alpha * at.sigma)
+        widening = 0.5 * self.scale * self.scale * (at.alpha - at.sigma) / width
+        error = field.says(at.alpha * x + at.sigma * e + width * z, t) - (e - x + widening * z)
+        return _summed(xp, error * error)
+
+
+@dataclass(frozen=True)
+class Explicit(Objective):
+    """The error of the score where the true one is known (Hyvarinen 2005, equation 2): Fisher's divergence.
+
+    Attributes:
+        score: ``(x, t) -> like x``, the gradient of log p_t of noisy rows x (rows, *event) at times t (rows,), in
+            the words of programs.
+    """
+
+    score: Callable[[Any, Any], Any] | None = dataclasses.field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not callable(self.score):
+            raise ValueError(f"objective='explicit' wants the true score, (x, t) -> like x, got {self.score!r}")
+
+    def squares(self, xp: Any, field: Field, t: Any, x: Any, drawn: Mapping[str, Any]) -> Any:
+        at = field.at(xp, t)
+        noisy = at.alpha * x + at.sigma * drawn["noise"]
+        score = self.score(noisy, t)  # type: ignore[misc]
+        if tuple(score.shape) != tuple(x.shape):
+            raise ValueError(f"the score of rows of shape {tuple(x.shape)} came in shape {tuple(score.shape)}")
+        error = field.says(noisy, t) - converted(xp, at, "score", field.kind, noisy, score, field.sigma_data)
+        return _summed(xp, error * error)
+
+
+@dataclass(frozen=True)
+class Implicit(Objective):
+    """|s|^2 + 2 tr ds/dx, which on average is the error of the score s but for a number (Hyvarinen 2005, theorem 1).
+
+    The trace is exact, at the price of as many derivatives as a row has numbers.
+    """
+
+    def squares(self, xp: Any, field: Field, t: Any, x: Any, drawn: Mapping[str, Any]) -> Any:
+        at = field.at(xp, t)
+        noisy = at.alpha * x + at.sigma * drawn["noise"]
+        flat = lambda y: y.reshape((len(x), -1))
+        score, trace = self._trace(lambda y: flat(field(xp, "score", y.reshape(tuple(x.shape)), t)), flat(noisy))
+        _, by_says = coefficients(xp, field.path.at(xp, t), field.kind, "score", field.sigma_data)
+        return (_summed(xp, score * score) + 2.0 * trace) / (by_says * by_says)
+
+    def _trace(self, score: Callable[[Any], Any], x: Any) -> tuple[Any, Any]:
+        """score(x) and the trace of its Jacobian, of rows x (rows, numbers)."""
+        return home(backends.active().array_library).Functions.trace(score, x)
+
+
+@dataclass(frozen=True)
+class Sliced(Implicit):
+    """The same with v^T (ds/dx) v in the place of the trace, v of random signs (Song et al. 2019).
+
+    That is Hutchinson's estimate, of one derivative; where nothing is drawn, the trace itself.
+    """
+
+    def _trace(self, score: Callable[[Any], Any], x: Any) -> tuple[Any, Any]:
+        signs = backends.signs(tuple(x.shape))
+        if signs is None:
+            return super()._trace(score, x)
+        active = backends.active()
+        signs = active.xp.astype(signs, x.dtype)
+        y, pushed = home(active.array_library).Functions.jvp(score, x, signs)
+        return y, active.xp.sum(signs * pushed, axis=-1)
+
+
+def _summed(xp: Any, squares: Any) -> Any:
+    """Over the entries of each row."""
+    return xp.sum(squares.reshape((len(squares), -1)), axis=-1)

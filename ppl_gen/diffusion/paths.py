@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from ppl_gen.options import is_number
+from ppl_gen.options import count, is_number
 
 
 class Point(NamedTuple):
@@ -41,6 +41,7 @@ class Path:
     Attributes:
         singular: whether no signal is left at the end, so that drift and diffusion have no bound there. Where they are
             asked for, times keep ``margin`` of the span away from there, and from the start, where the score has none.
+        looked_at: the times that networks are trained at, see :mod:`ppl_gen.diffusion.times`.
     """
 
     start: ClassVar[float] = 0.0
@@ -48,6 +49,7 @@ class Path:
     singular: ClassVar[bool] = False
     margin: ClassVar[float] = 1e-3
     name: ClassVar[str] = ""
+    looked_at: ClassVar[str] = "uniform"
 
     def at(self, xp: Any, t: Any) -> Point:
         """alpha, sigma and their slopes."""
@@ -212,6 +214,20 @@ class VE(_Exploding):
 
 
 @dataclass(frozen=True)
+class Ladder(VE):
+    """``VE``, trained at ``num_scales`` noise levels alone, a geometric sequence (Song & Ermon 2019)."""
+
+    sigma_max: float = 10.0
+    num_scales: int = 20
+
+    looked_at: ClassVar[str] = "ladder"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        count("num_scales", self.num_scales, least=2)
+
+
+@dataclass(frozen=True)
 class EDM(_Exploding):
     """sigma = t, from ``sigma_min`` to ``sigma_max`` (Karras et al. 2022)."""
 
@@ -220,6 +236,7 @@ class EDM(_Exploding):
 
     name: ClassVar[str] = "edm"
     margin: ClassVar[float] = 0.0
+    looked_at: ClassVar[str] = "log_normal"
 
     @property
     def start(self) -> float:  # type: ignore[override]

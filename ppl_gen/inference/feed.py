@@ -34,15 +34,19 @@ class Finish:
 
     Attributes:
         floating: the dtype that floating-point numbers come in.
+        adds: what puts more arguments beside the rows, after all else; its draws are those of the ``process``.
     """
 
     seed: int
     augment: Augment | None
     floating: np.dtype
+    adds: Augment | None = None
+    process: int = 0
 
     def __call__(self, rows: Mapping[str, np.ndarray], step: int) -> Rows:
         held = {n: np.asarray(x, self.floating if x.dtype.kind == "f" else x.dtype) for n, x in rows.items()}
-        return held if self.augment is None else self.augment(np.random.default_rng([self.seed, 1, step]), held)
+        held = held if self.augment is None else self.augment(np.random.default_rng([self.seed, 1, step]), held)
+        return held if self.adds is None else self.adds(np.random.default_rng([self.seed, 2, step, self.process]), held)
 
 
 class Feed:

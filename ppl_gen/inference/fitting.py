@@ -14,7 +14,7 @@ from ppl_gen.backends.protocol import UnsupportedError
 from ppl_gen.inference.driver import Driver, chunk_size
 from ppl_gen.inference.elbo import RowBound
 from ppl_gen.inference.engine import Outcome
-from ppl_gen.inference.feed import AUGMENTS, Ahead, Feed, Finish
+from ppl_gen.inference.feed import AUGMENTS, Ahead, Augment, Feed, Finish
 from ppl_gen.inference.streams import Stream
 from ppl_gen.inference.training import rows_of, trainer
 from ppl_gen.program import Bound
@@ -39,7 +39,8 @@ class Fit:
         self.engine, self.target, self.seed = engine, target, seed
         names, _ = rows_of(target, engine.name)
         self.share = target.backend.share(engine.batch_size, engine.processes)
-        self.feed, self.looks = feeds(engine, target.bound, names, self.share.here, seed)
+        adds = engine.adds(target)
+        self.feed, self.looks = feeds(engine, target.bound, names, self.share.here, seed, adds)
         num_rows = round(self._sum(self.feed.num_rows))
         self.steps_per_epoch = num_rows // engine.batch_size
         self.num_steps = engine.num_steps if engine.num_epochs is None else engine.num_epochs * self.steps_per_epoch
@@ -52,7 +53,8 @@ class Fit:
         engine = self.engine
         kind = {"auto": "trace"}.get(engine.elbo, engine.elbo)
         bound = RowBound(num_rows, kind, engine.num_particles, engine.free_bits)
-        return trainer(self.target, guide, bound, self.share.seen, _dtype_of_networks(engine, self.target))
+        computes_in = _dtype_of_networks(engine, self.target)
+        return trainer(self.target, guide, bound, self.share.seen, computes_in, engine.adds(self.target))
 
     def _compiled(self) -> tuple[Callable[..., Any], ...]:
         """Where training starts, many steps of it, and the loss of rows kept back: compiled once for like runs."""
@@ -116,7 +118,7 @@ class Fit:
 
     def _chunk_size(self) -> int:
         """Steps in a compiled call: of so many bytes at most; where rows are kept back, within an epoch."""
-        row = sum(self.target.bound.host[n][:1].nbytes for n in self.trainer.names)
+        row = sum(self.trainer.part.bound.host[n][:1].nbytes for n in self.trainer.names)
         most = steps_at_once(row * self.engine.batch_size)
         return most if self.looks is None else chunk_size(self.steps_per_epoch, most)
 
@@ -212,7 +214,7 @@ def steps_at_once(bytes_of_batch: int) -> int:
 
 
 def feeds(
-    engine: Any, bound: Bound, names: tuple[str, ...], size: int, seed: int
+    engine: Any, bound: Bound, names: tuple[str, ...], size: int, seed: int, adds: Augment | None = None
 ) -> tuple[Feed | Stream, Feed | None]:
     """What is trained on, in batches of ``size`` rows, and what is looked at each epoch, if anything.
 
@@ -221,7 +223,8 @@ def feeds(
     """
     host, backend = {n: bound.host[n] for n in names}, bound.backend
     floating = np.asarray(backend.to_numpy(backend.asarray(0.0))).dtype
-    finish = Finish(seed, AUGMENTS.get(engine.augment, engine.augment), floating)
+    process = backend.process_index() if engine.processes else 0
+    finish = Finish(seed, AUGMENTS.get(engine.augment, engine.augment), floating, adds, process)
     order = np.random.default_rng([seed, 7]).permutation(len(host[names[0]]))
     kept_back, others = np.split(order, [round(engine.validation * len(order))])
     looks = Feed(host, np.sort(kept_back), size, finish) if len(kept_back) else None

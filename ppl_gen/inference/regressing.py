@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from ppl_gen.backends.protocol import UnsupportedError
 from ppl_gen.capabilities import LearnsByRegression
+from ppl_gen.diffusion.objectives import Objective
 from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.engine import Outcome, between, positive, require_processes
 from ppl_gen.inference.fitting import fit
@@ -21,7 +22,7 @@ _BOUND = ("divergence", "likelihood")  # parts of a bound that this is none of
 
 @dataclass(frozen=True, kw_only=True)
 class Regressing(Training):
-    """An engine that trains by the program that :meth:`objective_program` makes of a model.
+    """An engine that trains by the program that a model makes of the objective that it :meth:`learns`.
 
     Attributes:
         num_steps: updates at most. optimizer, learning_rate: a name or an optax / torch optimiser.
@@ -51,7 +52,7 @@ class Regressing(Training):
             if getattr(self, name) != plain:
                 raise ValueError(f"{name} is an option of bounds, and {self.name} has a loss of its own: leave it out")
 
-    def objective(self) -> Any:
+    def learns(self) -> Objective:
         """What the model is to be trained on."""
         raise TypeError(f"{type(self).__name__} defines no objective")
 
@@ -62,7 +63,7 @@ class Regressing(Training):
                 f"{self.name} trains models along a path from data to noise, such as pg.models.Diffusion and "
                 f"FlowMatching, and {program.name} brings no such training (regression): use engine='svi'"
             )
-        objective = self.objective()
+        objective = self.learns()
 
         def build() -> Program:
             made = model.regression(objective, self.drop_label)
@@ -81,6 +82,6 @@ class Regressing(Training):
 
     def run(self, target: Target, driver: Driver, seed: int) -> Outcome:
         outcome = fit(self, target, target.program.guide, driver, seed)
-        outcome.attrs.update(guided=False, elbo="", objective=repr(self.objective()))
+        outcome.attrs.update(guided=False, elbo="", objective=repr(self.learns()))
         outcome.history = {n: x for n, x in outcome.history.items() if n not in _BOUND}
         return outcome

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ppl_gen.diffusion.objectives import TIMES, WEIGHTINGS, Denoising
+from ppl_gen.diffusion.objectives import WEIGHTINGS, Denoising, Explicit, Implicit, Objective, Sliced
+from ppl_gen.diffusion.times import TIMES
 from ppl_gen.inference.engine import one_of
 from ppl_gen.inference.regressing import Regressing
+
+_OBJECTIVES: dict[str, type[Objective]] = {"denoising": Denoising, "implicit": Implicit, "sliced": Sliced}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,10 +19,15 @@ class ScoreMatching(Regressing):
     """Learns a score from rows that noise was put on (Vincent 2011; Song & Ermon 2019; Ho et al. 2020).
 
     Attributes:
+        objective: "denoising", the noise that a row was given; "implicit", which wants the derivatives of the score in
+            its place (Hyvarinen 2005); "sliced", which wants one of them, in a random direction (Song et al. 2019);
+            "explicit", the true ``score``. On average all differ by a number that no network changes.
+        score: ``(x, t) -> like x`` of noisy rows x (rows, *shape) at times t (rows,), of "explicit".
         weighting: of the squared error over time, "simple", of what the network says; "noise" (Ho et al. 2020, equation
-            14); "likelihood", whose minimum bounds -log p(x) (Song et al. 2021b).
-        times: at which rows are looked at, "uniform", "log_normal" (Karras et al. 2022, of the path "edm") or
-            "logit_normal" (Esser et al. 2024); by the path where None.
+            14); "velocity"; "likelihood", whose minimum bounds -log p(x) (Song et al. 2021b).
+        times: at which rows are looked at, "uniform", "log_snr", of the signal-to-noise ratio (Kingma et al. 2021),
+            "log_normal" (Karras et al. 2022, of the path "edm"), "logit_normal" (Esser et al. 2024) or "ladder" (Song &
+            Ermon 2019, of ScoreModel). Where None "log_snr" for the likelihood, else by the path.
 
     It trains by minibatches as :class:`~ppl_gen.inference.training.Training` says; ``history`` holds the loss.
     """
@@ -26,13 +35,20 @@ class ScoreMatching(Regressing):
     name: ClassVar[str] = "score_matching"
     needs: ClassVar[str] = "a model along a path from data to noise, such as Diffusion"
 
+    objective: str = "denoising"
+    score: Callable[[Any, Any], Any] | None = None
     weighting: str = "simple"
     times: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        one_of(self, "objective", (*_OBJECTIVES, "explicit"))
         one_of(self, "weighting", tuple(WEIGHTINGS))
         one_of(self, "times", (None, *TIMES))
+        if (self.score is None) == (self.objective == "explicit"):
+            raise ValueError("score is the true one, of objective='explicit', which wants it: set both or none")
 
-    def objective(self) -> Any:
-        return Denoising(self.weighting, self.times)
+    def learns(self) -> Objective:
+        if self.objective == "explicit":
+            return Explicit(self.weighting, self.times, self.score)
+        return _OBJECTIVES[self.objective](self.weighting, self.times)

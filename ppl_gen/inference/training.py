@@ -14,9 +14,10 @@ from ppl_gen.backends import computing, estimating
 from ppl_gen.backends.protocol import Plate, UnsupportedError
 from ppl_gen.inference.elbo import WEIGHING, RowBound
 from ppl_gen.inference.engine import Engine, between, one_of, positive
-from ppl_gen.inference.feed import AUGMENTS
+from ppl_gen.inference.feed import AUGMENTS, Augment
 from ppl_gen.inference.plates import row_arguments
 from ppl_gen.options import is_number, not_below
+from ppl_gen.program import Bound
 from ppl_gen.target import Target
 
 SCHEDULES = ("constant", "cosine")
@@ -93,6 +94,10 @@ class Training(Engine):
         if self.batch_size is None and chosen:
             raise ValueError(f"{chosen[0]} is an option of training by minibatches: set batch_size as well")
 
+    def adds(self, target: Target) -> Augment | None:
+        """What puts arguments of the program beside the rows of each batch that the data do not hold, if anything."""
+        return None
+
     def rate(self, step: np.ndarray, num_steps: int, schedule: str | None = None) -> np.ndarray:
         """What the learning rate is multiplied by; ``schedule`` is that of the options where None."""
         up = np.minimum(1.0, (step + 1.0) / max(self.num_rising, 1))
@@ -161,7 +166,7 @@ class Trainer:
     @property
     def key(self) -> tuple[Any, ...]:
         """Equal for two whose losses are compiled once."""
-        return self.called, self.bound, self.computes_in
+        return self.called, self.bound, self.names, self.computes_in
 
 
 def rows_of(target: Target, engine: str) -> tuple[tuple[str, ...], Plate]:
@@ -191,11 +196,23 @@ def rows_of(target: Target, engine: str) -> tuple[tuple[str, ...], Plate]:
 
 
 def trainer(
-    target: Target, guide: Callable[..., Any], bound: RowBound, batch_size: int, computes_in: str | None = None
-) -> Trainer:
-    """What trains on batches of so many rows."""
+    target: Target, guide: Callable[..., Any], bound: RowBound, batch_size: int, computes_in: str | None = None,
+    adds: Augment | None = None,
+) -> Trainer:  # fmt: skip
+    """What trains on batches of so many rows, with the arguments that ``adds`` puts beside them."""
     names, plate = rows_of(target, "svi")
     count = batch_size * bound.num_particles
     rows = np.arange(count) % len(target.bound.host[names[0]])  # again and again where there are fewer
-    part = Target(target.bound.part(names, rows))
-    return Trainer(part, guide, bound, names, Plate(plate.name, plate.dim, count, count), computes_in)
+    part = target.bound.part(names, rows)
+    if adds is not None:
+        few = adds(np.random.default_rng(0), {n: part.host[n][:2] for n in names})
+        new = {n: np.zeros((count, *x.shape[1:]), x.dtype) for n, x in few.items() if n not in names}
+        part, names = _with(part, new), (*names, *new)
+    return Trainer(Target(part), guide, bound, names, Plate(plate.name, plate.dim, count, count), computes_in)
+
+
+def _with(bound: Bound, arrays: Mapping[str, np.ndarray]) -> Bound:
+    """The same program and data with more arguments."""
+    held = bound.data
+    named = held if isinstance(held, Mapping) else dict(zip(bound.program.signature.parameters, held, strict=False))
+    return bound.at({**named, **arrays})

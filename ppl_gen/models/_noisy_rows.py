@@ -8,15 +8,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ppl_gen.backends.protocol import UnsupportedError
 from ppl_gen.diffusion.denoiser import Denoiser
 from ppl_gen.diffusion.field import Field
-from ppl_gen.diffusion.objectives import Denoising
+from ppl_gen.diffusion.objectives import Objective
 from ppl_gen.diffusion.paths import Path, path_of
 from ppl_gen.diffusion.predictions import check_prediction
 from ppl_gen.diffusion.probability_flow import probability_flow
 from ppl_gen.diffusion.regression import Regression
 from ppl_gen.models._checks import check_codes, check_images
-from ppl_gen.models._options import count
+from ppl_gen.models._options import count, one_of, positive
 from ppl_gen.nets.net import Net
 from ppl_gen.nets.time_mlp import TimeMLP
 from ppl_gen.nets.unet import UNet
@@ -41,9 +42,10 @@ class NoisyRows:
     num_context: int
     sigma_data: float
     num_steps: int
+    source: str = "gaussian"
 
     outputs: ClassVar[tuple[str, ...]] = ("x",)
-    em_rows: ClassVar[tuple[str, ...]] = ("x", "label", "context")
+    em_rows: ClassVar[tuple[str, ...]] = ("x", "label", "context", "noise")
 
     def __post_init__(self) -> None:
         for n in self.shape:
@@ -56,12 +58,19 @@ class NoisyRows:
         count("num_steps", self.num_steps)
         if self.channels is not None and len(self.shape) != 3:
             raise ValueError(f"convolutions want a shape (height, width, channels), got {self.shape}")
-        if not self.sigma_data > 0:
-            raise ValueError(f"sigma_data must be a number above 0, got {self.sigma_data!r}")
+        one_of("source", self.source, ("gaussian", "data"))
+        positive("sigma_data", self.sigma_data)
         self._net()
 
-    def __call__(self, x: Any = None, label: Any = None, context: Any = None, num_data: int | None = None) -> None:
-        """The program; ``x`` has shape (N, *shape)."""
+    def __call__(
+        self, x: Any = None, label: Any = None, context: Any = None, noise: Any = None, num_data: int | None = None
+    ) -> None:
+        """The program; ``x`` has shape (N, *shape), and ``noise``, which it was trained with and which is not seen."""
+        if self.source == "data":
+            raise UnsupportedError(
+                f"{type(self).__name__} with source='data' knows its noise by draws alone, and no density: run.sample "
+                "takes them to data; run.log_prob needs source='gaussian'"
+            )
         n = next((len(rows) for rows in (x, label, context) if rows is not None), num_data or 1)
         density = probability_flow(self.field(label, context), self.shape, self.num_steps)
         with plate("data", n):
@@ -71,9 +80,16 @@ class NoisyRows:
         """What the network says, inside of a program."""
         return self.denoiser.field(self.denoiser.network(), label, context)
 
-    def regression(self, objective: Denoising, drop_label: float = 0.0) -> Regression:
-        """The program that it is trained by."""
-        return Regression(self.denoiser, objective, drop_label, self.num_classes)
+    def regression(self, objective: Objective, drop_label: float = 0.0) -> Regression:
+        """The program that it is trained by.
+
+        Raises:
+            ValueError: an objective that is not of this path or prediction, or labels left out where there are none.
+        """
+        if drop_label and not self.num_classes:
+            raise ValueError("drop_label leaves out labels, and the model has none: set num_classes")
+        asks = self.check_data, self.source == "data"
+        return Regression(self.denoiser, objective, drop_label, self.num_classes, *asks)
 
     @property
     def denoiser(self) -> Denoiser:
@@ -97,14 +113,18 @@ class NoisyRows:
 
     def check_data(self, data: Mapping[str, np.ndarray]) -> None:
         """Raises DataError: rows of another shape; labels or a context missing, out of range, or not asked for."""
-        x, label, context = (data.get(n) for n in ("x", "label", "context"))
+        x, label, context, noise = (data.get(n) for n in ("x", "label", "context", "noise"))
         name = type(self).__name__
-        if x is not None:
-            check_images(name, x, self.shape)
+        for said, rows in ((name, x), (f"{name}, for its noise,", noise)):
+            if rows is not None:
+                check_images(said, rows, self.shape)
         if label is not None:
             if not self.num_classes:
                 raise DataError(f"{name} without classes got labels: set num_classes")
             check_codes("label", label, self.num_classes)
+        lengths = {n: len(data[n]) for n in self.em_rows if data.get(n) is not None}
+        if len(set(lengths.values())) > 1:
+            raise DataError(f"{name} expects rows of the same number, got {lengths}")
         if (context is None) == bool(self.num_context):
             number = "a" if context is None else "no"
             raise DataError(f"{name} with num_context={self.num_context} takes {number} context")

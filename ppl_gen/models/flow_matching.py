@@ -13,7 +13,7 @@ from ppl_gen.nets.net import Net
 
 @dataclass(frozen=True)
 class FlowMatching(NoisyRows):
-    """A network says the velocity of x_t = (1 - t) x + t e, whose flow carries noise to data (Lipman et al. 2023).
+    """A network says the velocity of x_t = (1 - t) x + t e, whose flow carries noise e to data (Lipman et al. 2023).
 
     Sites: ``x`` (N, *shape); params: the weights of ``net``. Train it by ``engine="flow_matching"``, on data of about
     mean 0 and standard deviation 1. Time runs from data, 0, to noise, 1.
@@ -22,6 +22,8 @@ class FlowMatching(NoisyRows):
         shape: of one datum, (2,) or, for convolutions, (height, width, channels).
         path: "ot", straight lines; any other of :class:`~ppl_gen.models.Diffusion`.
         net, hidden, channels, num_classes, num_context, num_steps: as of :class:`~ppl_gen.models.Diffusion`.
+        source: what e is, "gaussian", standard normal; or "data", rows ``noise`` like ``x`` that come with the data and
+            from which draws start: the flow then carries any distribution to any other, and has no density.
     """
 
     shape: tuple[int, ...]
@@ -34,6 +36,7 @@ class FlowMatching(NoisyRows):
     num_context: int = 0
     sigma_data: float = 1.0
     num_steps: int = 50
+    source: str = "gaussian"
 
     @property
     def sampler(self) -> Sampler:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ppl_gen.capabilities import Denoises
 from ppl_gen.results import identity, predicting
 from ppl_gen.target import Target
 
@@ -59,7 +60,7 @@ class Densities:
         return "log_likelihood" in vars(self) or (self.program is not None and self._affordable())
 
     def _affordable(self) -> bool:
-        if {"subsampled", "unnormalised"} & self.attrs.keys():  # of some rows, and others for each draw; no density yet
+        if self._why_not():
             return False
         draws = next((x.shape[0] * x.shape[1] for x in self.posterior.values()), 0)
         fitted = identity.arguments(self._program(), self.data)
@@ -68,8 +69,14 @@ class Densities:
 
     def _why_without(self) -> str:
         """Why log_likelihood is not among what ArviZ reads."""
+        return self._why_not() or "draws times data are many"
+
+    def _why_not(self) -> str:
+        """Why it is not computed unless it is asked for, however few draws and data there are; empty where it is."""
+        if isinstance(self._program().model, Denoises):
+            return "an equation is solved for each datum"
         why = {"subsampled": "plates are subsampled", "unnormalised": "its normaliser is an estimate"}
-        return next((text for n, text in why.items() if n in self.attrs), "draws times data are many")
+        return next((text for n, text in why.items() if n in self.attrs), "")
 
     def log_prob(self, data: Any) -> np.ndarray:
         """log p(x) of each datum under the fitted model; :attr:`log_prob_kind` says what kind of number it is.
