@@ -16,6 +16,7 @@ from ppl_gen.inference.engine import Engine, Outcome, resolve
 from ppl_gen.options import count
 from ppl_gen.program import Bound, Program
 from ppl_gen.results import identity, latents, naming, predicting, storage
+from ppl_gen.results.amortised import Amortised
 from ppl_gen.results.asked import asked
 from ppl_gen.results.diagnose import diagnose
 from ppl_gen.results.generating import Generating
@@ -37,7 +38,7 @@ class Setting:
 
 
 @dataclass
-class Run(Guided, Generating):
+class Run(Guided, Generating, Amortised):
     """The result of an engine, whichever engine made it.
 
     Attributes:
@@ -89,7 +90,7 @@ class Run(Guided, Generating):
             exact=outcome.exact,
             dims=naming.dims(target),
             coords={k: list(v) for k, v in target.program.coords.items()},
-            observed=observed,
+            observed={**observed, **outcome.observed},
             constants=constants,
             program=target.program,
             data=target.bound.data,
@@ -116,7 +117,7 @@ class Run(Guided, Generating):
         attrs = self.idata_attrs()
         if not self._has_log_likelihood() and self.program is not None:
             why = "plates are subsampled" if "subsampled" in self.attrs else "draws times data are many"
-            attrs["log_likelihood"] = f"left out, {why}: ask for run.log_likelihood"
+            attrs.setdefault("log_likelihood", f"left out, {why}: ask for run.log_likelihood")
         return to_idata(self._groups(), dims=self.dims, coords=self.coords, attrs=attrs)
 
     def _groups(self) -> dict[str, Mapping[str, np.ndarray]]:
@@ -129,7 +130,7 @@ class Run(Guided, Generating):
         return "log_likelihood" in vars(self) or (self.program is not None and self._affordable())
 
     def _affordable(self) -> bool:
-        if "subsampled" in self.attrs:  # of some rows, and others for each draw
+        if {"subsampled", "log_likelihood"} & set(self.attrs):  # of some rows for each draw; not known
             return False
         draws = next((x.shape[0] * x.shape[1] for x in self.posterior.values()), 0)
         fitted = identity.arguments(self._program(), self.data)
