@@ -21,6 +21,7 @@ from ppl_gen.results.asked import asked
 from ppl_gen.results.diagnose import diagnose
 from ppl_gen.results.generating import Generating
 from ppl_gen.results.guided import Guided
+from ppl_gen.results.sampling import Sampling
 from ppl_gen.target import Target
 
 _MOST_LOG_LIKELIHOODS = 20_000_000
@@ -38,7 +39,7 @@ class Setting:
 
 
 @dataclass
-class Run(Guided, Generating, Amortised):
+class Run(Guided, Generating, Sampling, Amortised):
     """The result of an engine, whichever engine made it.
 
     Attributes:
@@ -180,22 +181,6 @@ class Run(Guided, Generating, Amortised):
         groups = {"posterior_predictive": drawn, "observed_data": self.observed if data is None else {}}
         coords = self.coords if data is None else {}
         return to_idata(groups, dims=naming.dims(target), coords=coords, attrs=self.idata_attrs())
-
-    def sample(self, n: int = 1, seed: int = 0) -> Any:
-        """``n`` new data from the fitted model.
-
-        A model of rows (one that brings ``row_data``) gives n rows; any other program n data sets like the one
-        it was fitted to, each from its own draw of the posterior.
-
-        Returns:
-            an array (n, ...), or a dict of them where several sites are observed.
-        """
-        count("n", n)
-        with self._scope():
-            rows = getattr(self._program().model, "row_data", None)
-            if rows is not None:
-                return predicting.sample_rows(self._target, rows, self.posterior, self.params, int(n), seed)
-            return predicting.sample(self._target(), self.posterior, self.params, int(n), seed)
 
     def log_prob(self, data: Any) -> np.ndarray:
         """log p(x) of each datum under the fitted model; :attr:`log_prob_kind` says what kind of number it is.

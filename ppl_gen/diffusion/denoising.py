@@ -1,0 +1,86 @@
+"""Rows drawn along a path from noise to data: any sampler on any field, by the driver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ppl_gen.backends.protocol import Backend
+from ppl_gen.diffusion.field import Field
+from ppl_gen.diffusion.paths import Path
+from ppl_gen.diffusion.samplers import Sampler
+from ppl_gen.inference.driver import Driver
+
+_CHUNK = 10  # steps in a compiled call, whose noise is in memory at once
+
+
+def steps(backend: Backend, sampler: Sampler, field_of: Callable[..., Field], keep: bool) -> Callable[..., Any]:
+    """Compiled ``advance(state, rows of steps, *constants)`` of what ``field_of(*constants)`` says.
+
+    Args:
+        keep: report the rows of each step as ``x``.
+    """
+    xp = backend.xp
+
+    def step(state: Any, row: Any, *constants: Any) -> tuple[Any, Any]:
+        state = sampler.step(xp, field_of(*constants), state, row)
+        entries = state[0].reshape((len(state[0]), -1))
+        report = {"finite": xp.all(xp.isfinite(entries), axis=-1)}
+        share = sampler.share(xp, state)
+        if share is not None:
+            report["share"] = share
+        return state, {**report, "x": state[0]} if keep else report
+
+    return backend.scan(step, calls=max(sampler.num_steps, _CHUNK))
+
+
+def draw(
+    backend: Backend, driver: Driver, sampler: Sampler, path: Path, kind: str, advance: Callable[..., Any],
+    shape: tuple[int, ...], seed: int, constants: tuple[Any, ...] = (), keep: bool = False,
+) -> tuple[np.ndarray, np.ndarray | None]:  # fmt: skip
+    """Rows of this shape, from noise; and where they were after each step, (num_steps, *shape), where ``keep``.
+
+    Memory holds the noise of ten steps, however many there are.
+
+    Args:
+        kind: of the field's prediction. advance: of :func:`steps`.
+
+    Raises:
+        ValueError: times outside the path.
+        FloatingPointError: rows that are not finite, by name, and the time; or no way to the end of the path.
+    """
+    plan, spec, label = sampler.plan(path, kind), sampler.noise(shape), type(sampler).__name__
+    tries = len(plan["t"])
+    scale = float(path.at(np, plan["t"][0]).sigma)
+    first = backend.noise(2 * seed, 0, {"x": ("normal", shape)}, 1)["x"][0]
+    state = sampler.begin(backend.xp, scale * first)
+
+    def run(state: Any, start: int, count: int) -> tuple[Any, Any]:
+        rows = {n: backend.asarray(np.asarray(x[start : start + count], float)) for n, x in plan.items()}
+        return advance(state, {**rows, **backend.noise(2 * seed + 1, start, spec, count)}, *constants)
+
+    done: list[int] = []
+
+    def stop(before: Any, after: Any, report: Mapping[str, np.ndarray]) -> str | None:
+        bad = np.argwhere(~report["finite"])
+        if len(bad):
+            step, rows = sum(done) + bad[0, 0], sorted(set(bad[:, 1]))
+            raise FloatingPointError(
+                f"{label} is not finite from step {step + 1} on, at time {plan['s'][step]:.3g}, in {len(rows)} of "
+                f"{shape[0]} rows, first {', '.join(map(str, rows[:5]))}: use more num_steps, or train for longer"
+            )
+        done.append(len(report["finite"]))
+        return "arrived" if "share" in report and report["share"][-1] >= 1.0 else None
+
+    state, report, reason = driver.run(run, state, tries, label=label, chunk=_CHUNK, keep=keep, stop=stop)
+    if sampler.share(backend.xp, state) is not None and reason is None:
+        raise FloatingPointError(
+            f"{label} has not come to the end of the path in {tries} steps: allow for more num_steps or larger errors, "
+            "or look whether the field is finite"
+        )
+    way = report.get("x")
+    if way is not None and "share" in report:  # steps that were taken
+        way = way[np.diff(report["share"], prepend=0.0) > 0.0]
+    return np.asarray(backend.to_numpy(state[0])), way
