@@ -33,6 +33,7 @@ class Outcome:
         params: learned parameters or the point estimate, name -> constrained value.
         history: name -> one number an iteration.
         exact: False where the draws are of an approximation.
+        observed: values of sites that the engine took for data, beside those that the program observes.
     """
 
     positions: np.ndarray | None = None
@@ -43,6 +44,7 @@ class Outcome:
     warnings: list[str] = field(default_factory=list)
     attrs: dict[str, Any] = field(default_factory=dict)
     exact: bool = True
+    observed: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

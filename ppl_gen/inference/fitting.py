@@ -29,14 +29,14 @@ class Fit:
     """A run of training, from its options to what it ends with.
 
     Attributes:
-        steps_per_epoch: of all processes.
+        label: what the run is called. steps_per_epoch: of all processes.
         carries: whether the loss hands something on from step to step, see ``Backend.descend``.
     """
 
     carries = False
 
-    def __init__(self, engine: Any, target: Target, guide: Callable[..., Any], seed: int):
-        self.engine, self.target, self.seed = engine, target, seed
+    def __init__(self, engine: Any, target: Target, guide: Callable[..., Any], seed: int, label: str = ""):
+        self.engine, self.target, self.seed, self.label = engine, target, seed, label or engine.name
         names, _ = rows_of(target, engine.name)
         self.share = target.backend.share(engine.batch_size, engine.processes)
         adds = engine.adds(target)
@@ -85,7 +85,7 @@ class Fit:
         backend.key(self.seed + (backend.process_index() if self.engine.processes else 0))
         with self._reading() as self.ready:
             state, report, reason = driver.run(
-                self._chunk, start, self.num_steps, label=self.engine.name, chunk=self._chunk_size(), stop=watch,
+                self._chunk, start, self.num_steps, label=self.label, chunk=self._chunk_size(), stop=watch,
                 describe=_Pace(self.engine.batch_size),
             )  # fmt: skip
         state = watch.last_good or state
@@ -188,15 +188,25 @@ class _Pace:
         return f"ELBO {-report['loss'].mean():.2f}, {per_second:,.0f} examples/s"
 
 
-def fit(engine: Any, target: Target, guide: Callable[..., Any], driver: Driver, seed: int) -> Outcome:
-    """Params that maximise the bound, mean over rows, and its history."""
-    made = Fit(engine, target, guide, seed)
+def no_guide(*_: Any, **__: Any) -> None:
+    """Of a program that has no latents, but for the params."""
+
+
+def fit(
+    engine: Any, target: Target, guide: Callable[..., Any], driver: Driver, seed: int, label: str = ""
+) -> Outcome:
+    """Params that maximise the bound, mean over rows, and its history.
+
+    Args:
+        label: what the run is called; the name of the engine where it is empty.
+    """
+    made = Fit(engine, target, guide, seed, label)
     params, report, reason = made.run(driver)
     backend = target.backend
     warnings: list[str] = []
     if made.bad_step is not None:
         warnings.append(
-            f"{engine.name} stopped at step {made.bad_step + 1}: the loss is not finite. The result is the last good "
+            f"{made.label} stopped at step {made.bad_step + 1}: the loss is not finite. The result is the last good "
             "state before it. Lower learning_rate, set clip_norm, or look at the scale of the data and the supports"
         )
     attrs = {"elbo": made.trainer.bound.kind, "guide": "by hand", "stopped": reason, "batch_size": engine.batch_size}

@@ -75,6 +75,8 @@ class Densities:
         """Why it is not computed unless it is asked for, however few draws and data there are; empty where it is."""
         if isinstance(self._program().model, Denoises):
             return "an equation is solved for each datum"
+        if isinstance(self.attrs.get("log_likelihood"), str):  # the engine says why; of some it is a number
+            return self.attrs["log_likelihood"]
         why = {"subsampled": "plates are subsampled", "unnormalised": "its normaliser is an estimate"}
         return next((text for n, text in why.items() if n in self.attrs), "")
 

@@ -16,6 +16,7 @@ from ppl_gen.inference.engine import Engine, Outcome, resolve
 from ppl_gen.options import count
 from ppl_gen.program import Bound, Program
 from ppl_gen.results import identity, latents, naming, predicting, storage
+from ppl_gen.results.amortised import Amortised
 from ppl_gen.results.asked import asked
 from ppl_gen.results.densities import BLOCK_ROWS, Densities
 from ppl_gen.results.diagnose import diagnose
@@ -37,7 +38,7 @@ class Setting:
 
 
 @dataclass
-class Run(Densities, Energetic, Guided, Generating, Sampling):
+class Run(Amortised, Densities, Energetic, Guided, Generating, Sampling):
     """The result of an engine, whichever engine made it.
 
     Attributes:
@@ -89,7 +90,7 @@ class Run(Densities, Energetic, Guided, Generating, Sampling):
             exact=outcome.exact,
             dims=naming.dims(target),
             coords={k: list(v) for k, v in target.program.coords.items()},
-            observed=observed,
+            observed={**observed, **outcome.observed},
             constants=constants,
             program=target.program,
             data=target.bound.data,
@@ -115,7 +116,7 @@ class Run(Densities, Energetic, Guided, Generating, Sampling):
 
         attrs = self.idata_attrs()
         if not self._has_log_likelihood() and self.program is not None:
-            attrs["log_likelihood"] = f"left out, {self._why_without()}: ask for run.log_likelihood"
+            attrs.setdefault("log_likelihood", f"left out, {self._why_without()}: ask for run.log_likelihood")
         return to_idata(self._groups(), dims=self.dims, coords=self.coords, attrs=attrs)
 
     def _groups(self) -> dict[str, Mapping[str, np.ndarray]]:
