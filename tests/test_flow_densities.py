@@ -107,7 +107,8 @@ def banana(n, seed):
     return np.column_stack([x1, x2]), stats.norm.logpdf(x1) + stats.norm.logpdf(x2, x1**2 - 1.0, 0.5)
 
 
-@pytest.mark.parametrize("backend", ["numpyro", pytest.param("pyro", marks=pytest.mark.slow)])
+@pytest.mark.slow  # a conditional one learns by default
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_flow_learns_a_density(backend):
     """The divergence from the truth, estimated on new data; its error is below 0.002."""
     run = trained("nsf", banana(20_000, 0)[0], backend)
