@@ -1,6 +1,6 @@
 """Declare a generative model once; infer it on Pyro or NumPyro by any engine; look at it with ArviZ."""
 
-from ppl_gen import flows, inference, models, nets
+from ppl_gen import diffusion, flows, inference, models, nets
 from ppl_gen.backends.protocol import UnsupportedError
 from ppl_gen.checks import ProgramError
 from ppl_gen.infer import check, engines, infer, load, resume

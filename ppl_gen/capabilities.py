@@ -149,3 +149,33 @@ class ClosedForm(Protocol):
     """A model whose maximum likelihood has a closed form."""
 
     def closed_form(self, data: Mapping[str, Any]) -> dict[str, Any]: ...
+
+
+@runtime_checkable
+class LearnsByRegression(Protocol):
+    """A model along a path from data to noise, trained without ever following it.
+
+    ``regression(objective, drop_label)`` is the program of that: of the same arguments as the model, and of ``noise``
+    like the data where it is not to be drawn; its factors are minus the losses of rows, its ``guide`` draws the noise.
+    """
+
+    def regression(self, objective: Any, drop_label: float = 0.0) -> Any: ...
+
+
+@runtime_checkable
+class Denoises(Protocol):
+    """A model that says at any time what a noisy row comes from, so that samplers draw from it.
+
+    ``field(label, context)``, in the words of programs, is a :class:`~ppl_gen.diffusion.field.Field`; ``along`` its
+    path; ``sampler`` what draws are made by where nothing else is asked for; ``shape`` that of a row.
+    """
+
+    shape: tuple[int, ...]
+
+    @property
+    def along(self) -> Any: ...
+
+    @property
+    def sampler(self) -> Any: ...
+
+    def field(self, label: Any = None, context: Any = None) -> Any: ...

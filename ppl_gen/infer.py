@@ -123,7 +123,7 @@ def _run(
     began = time.perf_counter()
     with room.scope(precision=setting.precision, device=setting.device, seed=setting.seed), ExitStack() as stack:
         rows = chosen.rows_at_once(declared), chosen.rows_of_files
-        target = Target(declared.bind(data, room, (setting.precision, setting.device), *rows))
+        target = Target(chosen.stated(declared).bind(data, room, (setting.precision, setting.device), *rows))
         chosen, why = chosen.pick(target)
         if place is not None:
             _require_resumes(chosen)
@@ -133,15 +133,24 @@ def _run(
             outcome = chosen.run(target, Driver(room.to_numpy, progress, spread=spread), setting.seed)
             run = Run.of(target, setting, chosen, outcome)
         else:
-            journal = _journal(place, target, chosen, setting, stack)
+            journal = _journal(place, declared, target, chosen, setting, stack)
             outcome = chosen.run(target, Driver(room.to_numpy, progress, journal), setting.seed)
             run = Run.of(target, setting, chosen, outcome, groups.keeping(journal))
             groups.finish(journal, run)
+    _as_declared(run, declared)
     run.attrs.update({"chosen": why} if why else {})
     run.attrs.update(gradients(run.stats, chosen), inference_time=time.perf_counter() - began)
     for message in run.warnings:
         warnings.warn(message, RuntimeWarning, stacklevel=3)
     return run
+
+
+def _as_declared(run: Run, program: Program) -> None:
+    """The run of ``program``, where another stood for it while it was trained, which observes nothing."""
+    run.program = program
+    for name in getattr(program.model, "outputs", ()):
+        if name in run.constants:
+            run.observed[name] = run.constants.pop(name)
 
 
 def _require_resumes(chosen: Engine) -> None:
@@ -153,14 +162,14 @@ def _require_resumes(chosen: Engine) -> None:
 
 
 def _journal(
-    place: Path | Checkpoint, target: Target, chosen: Engine, setting: Setting, stack: ExitStack
+    place: Path | Checkpoint, declared: Program, target: Target, chosen: Engine, setting: Setting, stack: ExitStack
 ) -> Checkpoint:
     """The checkpoint of a run, made if it is new."""
     if isinstance(place, Checkpoint):
         resuming.require_data(place.about, target.bound, place.path)
         journal = place
     else:
-        said, arrays = resuming.about(target.program, chosen, asdict(setting), target.bound)
+        said, arrays = resuming.about(declared, chosen, asdict(setting), target.bound)
         journal = Checkpoint.create(place, said, arrays)
         stack.callback(journal.close)
     journal.backend = target.backend

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.spatial.distance import cdist
 
-_BLOCK = 1024  # rows against rows at once: 8 MiB of distances whatever the sizes of the samples
+from ._samples import BLOCK, two_samples
 
 
 def energy_distance(x: np.ndarray, y: np.ndarray, unbiased: bool = False) -> float:
@@ -27,36 +27,11 @@ def energy_distance(x: np.ndarray, y: np.ndarray, unbiased: bool = False) -> flo
         ValueError: x or y is not two-dimensional, not real and finite, too short (1 point; 2 if unbiased), or
             their dimensions differ.
     """
-    x, y = (_checked(sample, name, 2 if unbiased else 1) for sample, name in ((x, "x"), (y, "y")))
-    if x.shape[1] != y.shape[1]:
-        raise ValueError(
-            f"x and y must have the same number of columns, got {x.shape} and {y.shape}; "
-            "flatten each datum to one row"
-        )
+    x, y = two_samples(x, y, 2 if unbiased else 1)
     n, m = len(x), len(y)
     within_x = _sum_within(x) / (n * (n - unbiased))
     within_y = _sum_within(y) / (m * (m - unbiased))
     return float(2.0 * _sum_between(x, y) / (n * m) - within_x - within_y)
-
-
-def _checked(sample: np.ndarray, name: str, min_points: int) -> np.ndarray:
-    sample = np.asarray(sample)
-    if sample.dtype.kind not in "biuf":
-        raise ValueError(f"{name} must be real numbers, got dtype {sample.dtype}; convert it first")
-    if sample.ndim != 2:
-        raise ValueError(
-            f"{name} must have shape (n, d), got {sample.shape}; flatten each datum to one row: "
-            f"{name}.reshape(len({name}), -1)"
-        )
-    if len(sample) < min_points or sample.shape[1] < 1:
-        raise ValueError(
-            f"{name} must hold at least {min_points} points of 1 dimension, got {sample.shape}; draw more"
-        )
-    if not np.isfinite(sample).all():
-        raise ValueError(
-            f"{name} must be finite, got nan or inf; find where the model produced it, or drop the rows"
-        )
-    return sample.astype(np.float64)
 
 
 def _sum_between(x: np.ndarray, y: np.ndarray) -> float:
@@ -67,11 +42,11 @@ def _sum_between(x: np.ndarray, y: np.ndarray) -> float:
 def _sum_within(x: np.ndarray) -> float:
     """Sum of |x_i - x_j| over all ordered pairs; blocks off the diagonal are met once and counted twice."""
     total = 0.0
-    for start in range(0, len(x), _BLOCK):
-        some = x[start : start + _BLOCK]
-        total += cdist(some, some).sum() + 2.0 * _sum_between(some, x[start + _BLOCK :])
+    for start in range(0, len(x), BLOCK):
+        some = x[start : start + BLOCK]
+        total += cdist(some, some).sum() + 2.0 * _sum_between(some, x[start + BLOCK :])
     return total
 
 
 def _blocks(x: np.ndarray) -> list[np.ndarray]:
-    return [x[start : start + _BLOCK] for start in range(0, len(x), _BLOCK)]
+    return [x[start : start + BLOCK] for start in range(0, len(x), BLOCK)]

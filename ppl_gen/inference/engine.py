@@ -87,6 +87,10 @@ class Engine:
         """The engine that does the work, this one unless it is there to choose; and why, in words."""
         return self, ""
 
+    def stated(self, program: Program) -> Program:
+        """The program that it works on: another than the declared one where a model brings one for its training."""
+        return program
+
     def undivided(self, target: Target) -> str:
         """Why its chains on this target cannot be jobs of an executor; empty where they can."""
         return "does all of its work in one process"

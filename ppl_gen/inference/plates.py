@@ -16,7 +16,8 @@ def row_arguments(target: Target, engine: str, does: str) -> tuple[str, ...]:
         UnsupportedError: there is no such plate, or more than one.
     """
     target.require_full_data(engine)
-    names = [*target.observed, *target.discrete]
+    factors = [n for n, s in target.sites.items() if s.kind == "factor"]
+    names = [*target.observed, *target.discrete] or factors
     plates = [{(p.name, p.size) for p in target.sites[n].plates} for n in names]
     common = set.intersection(*plates) if plates else set()
     held = {p: [n for n, x in target.bound.seen.items() if x.ndim and len(x) == p[1]] for p in common}

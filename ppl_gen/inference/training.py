@@ -186,7 +186,8 @@ def rows_of(target: Target, engine: str) -> tuple[tuple[str, ...], Plate]:
             )
         names = bound.rows
     count = len(bound.seen[names[0]])
-    return names, next(p for n in target.observed for p in target.sites[n].plates if p.size == count)
+    told = [s for s in target.sites.values() if s.kind in ("observed", "factor")]
+    return names, next(p for s in told for p in s.plates if p.size == count)
 
 
 def trainer(

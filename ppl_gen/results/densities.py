@@ -26,7 +26,8 @@ class Densities:
     data: Any
     program: Any
     guided: Any
-    log_z: float
+    log_z: Any
+    unnormalised: Any
     _bounds: Callable[[Any], np.ndarray]
     _by_rows: Callable[..., list[Any]]
     _scope: Callable[[], Any]
@@ -59,7 +60,7 @@ class Densities:
         return "log_likelihood" in vars(self) or (self.program is not None and self._affordable())
 
     def _affordable(self) -> bool:
-        if {"subsampled", "unnormalised"} & self.attrs.keys():  # of some rows, and others for each draw; no density yet
+        if "subsampled" in self.attrs or self.unnormalised:  # of some rows, and others for each draw; no density yet
             return False
         draws = next((x.shape[0] * x.shape[1] for x in self.posterior.values()), 0)
         fitted = identity.arguments(self._program(), self.data)
@@ -68,8 +69,9 @@ class Densities:
 
     def _why_without(self) -> str:
         """Why log_likelihood is not among what ArviZ reads."""
-        why = {"subsampled": "plates are subsampled", "unnormalised": "its normaliser is an estimate"}
-        return next((text for n, text in why.items() if n in self.attrs), "draws times data are many")
+        if self.unnormalised:
+            return "its normaliser is an estimate"
+        return "plates are subsampled" if "subsampled" in self.attrs else "draws times data are many"
 
     def log_prob(self, data: Any) -> np.ndarray:
         """log p(x) of each datum under the fitted model; :attr:`log_prob_kind` says what kind of number it is.
@@ -103,7 +105,7 @@ class Densities:
         """
         if self.guided:
             return "lower bound"
-        if "unnormalised" in self.attrs:
+        if self.unnormalised:
             return "estimate"
         if self._locals():
             with self._scope():

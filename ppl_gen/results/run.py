@@ -22,6 +22,7 @@ from ppl_gen.results.diagnose import diagnose
 from ppl_gen.results.energetic import Energetic
 from ppl_gen.results.generating import Generating
 from ppl_gen.results.guided import Guided
+from ppl_gen.results.sampling import Sampling
 from ppl_gen.target import Target
 
 
@@ -36,7 +37,7 @@ class Setting:
 
 
 @dataclass
-class Run(Densities, Energetic, Guided, Generating):
+class Run(Densities, Energetic, Guided, Generating, Sampling):
     """The result of an engine, whichever engine made it.
 
     Attributes:
@@ -84,7 +85,7 @@ class Run(Densities, Energetic, Guided, Generating):
             params=params,
             history={n: np.asarray(x) for n, x in outcome.history.items()},
             warnings=outcome.warnings + found,
-            attrs={"program": target.program.name, **outcome.attrs, **naming.partial(target)},
+            attrs={"program": target.program.name, **outcome.attrs, **naming.subsampled(target)},
             exact=outcome.exact,
             dims=naming.dims(target),
             coords={k: list(v) for k, v in target.program.coords.items()},
@@ -149,24 +150,6 @@ class Run(Densities, Energetic, Guided, Generating):
         groups = {"posterior_predictive": drawn, "observed_data": self.observed if data is None else {}}
         coords = self.coords if data is None else {}
         return to_idata(groups, dims=naming.dims(target), coords=coords, attrs=self.idata_attrs())
-
-    def sample(self, n: int = 1, seed: int = 0) -> Any:
-        """``n`` new data from the fitted model.
-
-        A model of rows (one that brings ``row_data``) gives n rows; any other program n data sets like the one
-        it was fitted to, each from its own draw of the posterior.
-
-        Returns:
-            an array (n, ...), or a dict of them where several sites are observed.
-        """
-        count("n", n)
-        if self.energetic:
-            return self.energy_draws(n, seed)
-        with self._scope():
-            rows = getattr(self._program().model, "row_data", None)
-            if rows is not None:
-                return predicting.sample_rows(self._target, rows, self.posterior, self.params, int(n), seed)
-            return predicting.sample(self._target(), self.posterior, self.params, int(n), seed)
 
     def latent(self, data: Any = None) -> dict[str, np.ndarray]:
         """Posterior of the latents of each datum: who belongs where, and what lies behind.

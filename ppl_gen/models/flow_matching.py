@@ -1,0 +1,41 @@
+"""Flow matching: the velocity of a path from noise to data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ppl_gen.diffusion.paths import Path
+from ppl_gen.diffusion.samplers import Sampler
+from ppl_gen.diffusion.samplers.euler import Euler
+from ppl_gen.models._noisy_rows import NoisyRows
+from ppl_gen.nets.net import Net
+
+
+@dataclass(frozen=True)
+class FlowMatching(NoisyRows):
+    """A network says the velocity of x_t = (1 - t) x + t e, whose flow carries noise to data (Lipman et al. 2023).
+
+    Sites: ``x`` (N, *shape); params: the weights of ``net``. Train it by ``engine="flow_matching"``, on data of about
+    mean 0 and standard deviation 1. Time runs from data, 0, to noise, 1.
+
+    Attributes:
+        shape: of one datum, (2,) or, for convolutions, (height, width, channels).
+        path: "ot", straight lines; any other of :class:`~ppl_gen.models.Diffusion`.
+        net, hidden, channels, num_classes, num_context, num_steps: as of :class:`~ppl_gen.models.Diffusion`.
+    """
+
+    shape: tuple[int, ...]
+    path: str | Path = "ot"
+    prediction: str = "velocity"
+    net: Net | None = None
+    hidden: tuple[int, ...] = (128, 128, 128)
+    channels: tuple[int, ...] | None = None
+    num_classes: int = 0
+    num_context: int = 0
+    sigma_data: float = 1.0
+    num_steps: int = 50
+
+    @property
+    def sampler(self) -> Sampler:
+        """What draws are made by where nothing else is asked for."""
+        return Euler(num_steps=100)
