@@ -83,16 +83,6 @@ class ContrastiveDivergence(EnergyTraining):
     def fit(self, target: Target, seed: int) -> EnergyFit:
         return _Fit(self, target, lambda target: _Contrast(target, self), seed)
 
-    def said_of(self, step: int, report: Mapping[str, np.ndarray]) -> str:
-        chain = int(report["lost"][step])
-        if not chain:
-            return super().said_of(step, report)
-        return (
-            f"{self.name} stopped at step {step + 1}: chain {chain - 1} of {self.batch_size} diverged. The result is "
-            "the last good state before it. Lower step_size or learning_rate, set clip_norm or an energy_penalty, or "
-            "give the model a base_scale, without which the energy may fall without bound"
-        )
-
 
 class _Contrast(EnergyTrainer):
     """Mean energy of the rows minus that of the ends of chains."""
@@ -171,3 +161,13 @@ class _Fit(EnergyFit):
             return ()
         noise = backend.noise((self.seed + _MORE) % 2**31, 2**30, made.chains.starts(engine._rows), made.groups)
         return made.chains.fresh(backend, noise)
+
+    def said_of(self, step: int, report: Mapping[str, np.ndarray]) -> str:
+        chain = int(report["lost"][step])
+        if not chain:
+            return super().said_of(step, report)
+        return (
+            f"{self.engine.name} stopped at step {step + 1}: chain {chain - 1} of {self.engine.batch_size} diverged. "
+            "The result is the last good state before it. Lower step_size or learning_rate, set clip_norm or an "
+            "energy_penalty, or give the model a base_scale, without which the energy may fall without bound"
+        )

@@ -20,6 +20,8 @@ from ppl_gen.inference.journal import Report
 from ppl_gen.inference.smc import systematic
 from ppl_gen.target import Target
 
+_UNEVEN, _APART = 0.3, 0.05  # a standard error that few chains make, and nats that are too small to matter
+
 
 class ChainError(ArithmeticError):
     """Chains that run off, since what they are to draw from has no normaliser."""
@@ -40,6 +42,20 @@ class LogNormalizer(NamedTuple):
     reverse: float = float("nan")
     reverse_standard_error: float = float("nan")
     exact: bool = False
+
+    @property
+    def doubt(self) -> str:
+        """What there is to be careful about, in words; empty where nothing is."""
+        off = abs(self.reverse - self.value)
+        apart = off > 4.0 * np.hypot(self.standard_error, self.reverse_standard_error) + _APART
+        if not apart and self.standard_error < _UNEVEN:
+            return ""
+        back = f", {self.reverse:.6g} on the way back" if apart else ""
+        return (
+            f"log Z is uncertain: {self.value:.6g} with standard error {self.standard_error:.2g}{back}. Raise "
+            "num_temperatures or num_chains of run.log_normalizer; if that does not help, the energy may fall without "
+            "bound somewhere, so that it has no normaliser: give it a base_scale"
+        )
 
 
 @dataclass(frozen=True)

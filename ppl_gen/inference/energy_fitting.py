@@ -57,22 +57,19 @@ class EnergyTraining(Training):
         raise TypeError(f"{type(self).__name__} defines no fit")
 
     def run(self, target: Target, driver: Driver, seed: int) -> Outcome:
-        made = self.fit(target, seed)
-        params, report, reason = made.run(driver)
-        warnings: list[str] = [] if made.bad_step is None else [self.said_of(made.bad_step, report)]
-        epochs = round(len(report["loss"]) / made.steps_per_epoch, 3)
-        return Outcome(
-            params={n: np.asarray(v) for n, v in target.backend.to_numpy(params).items()},
-            history={n: x for n, x in report.items() if n not in made.unsaid}, warnings=warnings,
-            attrs={"stopped": reason, "batch_size": self.batch_size, "num_epochs": epochs},
-        )  # fmt: skip
+        return outcome(self, self.fit(target, seed), driver)
 
-    def said_of(self, step: int, report: Mapping[str, np.ndarray]) -> str:
-        """What went wrong at a step."""
-        return (
-            f"{self.name} stopped at step {step + 1}: the loss is not finite. The result is the last good state before "
-            "it. Lower learning_rate, set clip_norm, or look at the scale of the data"
-        )
+
+def outcome(engine: Any, made: EnergyFit, driver: Driver) -> Outcome:
+    """What a run of training comes to."""
+    params, report, reason = made.run(driver)
+    warnings: list[str] = [] if made.bad_step is None else [made.said_of(made.bad_step, report)]
+    epochs = round(len(report["loss"]) / made.steps_per_epoch, 3)
+    return Outcome(
+        params={n: np.asarray(v) for n, v in made.target.backend.to_numpy(params).items()},
+        history={n: x for n, x in report.items() if n not in made.unsaid}, warnings=warnings,
+        attrs={"stopped": reason, "batch_size": engine.batch_size, "num_epochs": epochs},
+    )  # fmt: skip
 
 
 class EnergyTrainer:
@@ -118,3 +115,10 @@ class EnergyFit(Fit):
 
     def _trainer(self, guide: Any, num_rows: int) -> EnergyTrainer:
         return guide(self.target)
+
+    def said_of(self, step: int, report: Mapping[str, np.ndarray]) -> str:
+        """What went wrong at a step."""
+        return (
+            f"{self.engine.name} stopped at step {step + 1}: the loss is not finite. The result is the last good state "
+            "before it. Lower learning_rate, set clip_norm, or look at the scale of the data"
+        )

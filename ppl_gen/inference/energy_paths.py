@@ -16,7 +16,7 @@ from ppl_gen.inference.trajectories import Path
 
 _NUMBERS = 2**22  # of noise in a compiled call, at most
 _PILOTS, _PILOT_STEPS, _FIRST_STEP = 20, 200, 0.2  # chains and temperatures that learn step sizes
-_FAR = 1e4  # standard deviations of the data from their mean: there a chain is lost
+_FAR = 100.0  # standard deviations of the data from their mean: there a chain is lost
 
 
 class BinaryPath:
@@ -138,14 +138,14 @@ class GaussianPath:
 
     def compiled(self, forth: bool) -> Any:
         """Weigh and move, at each of the rows; each says which chain is lost, counted from 1, 0 for none."""
-        xp = self.backend.xp
+        xp, (_, mean, scale) = self.backend.xp, self.constants
 
         def begin(kernel: Any, row: Any) -> tuple[Path, Any]:
             count = xp.astype(xp.zeros(()) + self.num_steps, xp.int32)
             return Path(kernel, kernel, row["normal"], xp.zeros(kernel.log_density.shape), count), count
 
         def report(moved: Any, info: Any) -> dict[str, Any]:
-            far = xp.max(xp.abs(moved.position - self.mean) / self.scale, axis=-1) > _FAR
+            far = xp.max(xp.abs(moved.position - mean) / scale, axis=-1) > _FAR
             lost = far | ~xp.isfinite(moved.log_density)
             number = xp.astype(xp.arange(1, lost.shape[0] + 1), moved.position.dtype)
             return {"acceptance_rate": info.acceptance_rate, "lost": xp.max(xp.where(lost, number, 0.0))}

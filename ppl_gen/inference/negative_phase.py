@@ -10,7 +10,7 @@ import numpy as np
 
 from ppl_gen.inference.energies import Energies
 
-_FAR = 1e4  # standard deviations of the data from their mean: there a chain is lost
+_FAR = 100.0  # standard deviations of the data from their mean: there a chain is lost
 
 Spec = dict[str, tuple[str, tuple[int, ...]]]
 

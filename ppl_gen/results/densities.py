@@ -27,7 +27,8 @@ class Densities:
     data: Any
     program: Any
     guided: Any
-    log_z: float
+    log_z: Any
+    unnormalised: Any
     _bounds: Callable[[Any], np.ndarray]
     _by_rows: Callable[..., list[Any]]
     _scope: Callable[[], Any]
@@ -77,8 +78,9 @@ class Densities:
             return "an equation is solved for each datum"
         if isinstance(self.attrs.get("log_likelihood"), str):  # the engine says why; of some it is a number
             return self.attrs["log_likelihood"]
-        why = {"subsampled": "plates are subsampled", "unnormalised": "its normaliser is an estimate"}
-        return next((text for n, text in why.items() if n in self.attrs), "")
+        if self.unnormalised:
+            return "its normaliser is an estimate"
+        return "plates are subsampled" if "subsampled" in self.attrs else ""
 
     def log_prob(self, data: Any) -> np.ndarray:
         """log p(x) of each datum under the fitted model; :attr:`log_prob_kind` says what kind of number it is.
@@ -112,7 +114,7 @@ class Densities:
         """
         if self.guided:
             return "lower bound"
-        if "unnormalised" in self.attrs:
+        if self.unnormalised:
             return "estimate"
         if self._locals():
             with self._scope():

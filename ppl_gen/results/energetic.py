@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,14 @@ class Energetic:
     def energetic(self) -> bool:
         """Whether the model is known by its energy."""
         return self.program is not None and isinstance(self.program.model, EnergyBased)
+
+    @functools.cached_property
+    def unnormalised(self) -> bool:
+        """Whether what the program says of data holds up to log Z."""
+        if not self.energetic:
+            return False
+        with self._scope():
+            return any(not s.normalised for s in self._target().sites.values())
 
     def energy(self, x: Any) -> np.ndarray:
         """E of rows x (N, *shape) at the fitted params, (N,).
@@ -68,12 +77,15 @@ class Energetic:
         energies = self._energies()
         from ppl_gen.inference.energy_annealing import EnergyAnnealing, LogNormalizer  # with SciPy
 
-        if "unnormalised" not in self.attrs:
+        if not self.unnormalised:
             return LogNormalizer(self._known_log_z(energies), exact=True)
         annealing = EnergyAnnealing(num_chains, num_temperatures, progress)
         with self._scope():
             seed = self.setting.seed if seed is None else seed
-            return annealing.log_normalizer(self._target(), self.params, seed, reverse)
+            found = annealing.log_normalizer(self._target(), self.params, seed, reverse)
+        if found.doubt:
+            warnings.warn(found.doubt, RuntimeWarning, stacklevel=2)
+        return found
 
     def _known_log_z(self, energies: Any) -> float:
         """What the program takes off minus the energy."""
@@ -88,7 +100,7 @@ class Energetic:
     @functools.cached_property
     def log_z(self) -> float:
         """What densities are off by: log Z where the program leaves it out, else 0."""
-        return self.log_normalizer(reverse=False).value if "unnormalised" in self.attrs else 0.0
+        return self.log_normalizer(reverse=False).value if self.unnormalised else 0.0
 
     def energy_draws(
         self, n: int, seed: int = 0, num_temperatures: int = 300, num_moves: int = 100, progress: bool = True

@@ -15,11 +15,9 @@ def dims(target: Target) -> dict[str, list[str | None]]:
     return named
 
 
-def partial(target: Target) -> dict[str, str]:
-    """What of the program is not all there: ``subsampled`` plates and ``unnormalised`` densities, if any."""
-    energies = [n for n, s in target.sites.items() if not s.normalised]
-    found = {"subsampled": ", ".join(target.subsampled), "unnormalised": ", ".join(energies)}
-    return {n: text for n, text in found.items() if text}
+def subsampled(target: Target) -> dict[str, str]:
+    """``{"subsampled": names}`` of the plates of which the program sees some rows at a time; nothing without any."""
+    return {"subsampled": ", ".join(target.subsampled)} if target.subsampled else {}
 
 
 def _dims(site: Site) -> list[str | None]:

@@ -86,7 +86,7 @@ class Run(Amortised, Densities, Energetic, Guided, Generating, Sampling):
             params=params,
             history={n: np.asarray(x) for n, x in outcome.history.items()},
             warnings=outcome.warnings + found,
-            attrs={"program": target.program.name, **outcome.attrs, **naming.partial(target)},
+            attrs={"program": target.program.name, **outcome.attrs, **naming.subsampled(target)},
             exact=outcome.exact,
             dims=naming.dims(target),
             coords={k: list(v) for k, v in target.program.coords.items()},

@@ -42,7 +42,8 @@ class Sampling:
         it was fitted to, each from its own draw of the posterior.
 
         Args:
-            how: of models along a path from noise, see :meth:`denoise`.
+            how: of models along a path from noise, see :meth:`denoise`; of those known by an energy, see
+                :meth:`energy_draws`.
 
         Returns:
             an array (n, ...), or a dict of them where several sites are observed.
