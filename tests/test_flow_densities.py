@@ -141,8 +141,11 @@ def given_context(n, seed):
     return loc + scale * e, c, log_p
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("kind", ["maf", pytest.param("nsf_coupling", marks=pytest.mark.slow)])
+CONDITIONAL = [(k, b) for k in ("maf", "nsf_coupling") for b in BACKENDS]
+LONG = [pytest.param(*c, marks=pytest.mark.slow) for c in CONDITIONAL[1:]]
+
+
+@pytest.mark.parametrize(("kind", "backend"), [CONDITIONAL[0], *LONG])
 def test_a_conditional_flow_learns_a_conditional_density(kind, backend):
     x, c, _ = given_context(20_000, 0)
     run = trained(kind, x, backend, c)
