@@ -277,7 +277,9 @@ def _engines(target: Target) -> dict[str, str]:
 
 
 def _check_engine(name: str, target: Target) -> None:
-    resolve(name, {}).admit(target)
+    engine = resolve(name, {})
+    engine.stated(target.program)
+    engine.admit(target)
 
 
 def _applies(check: Callable[[], None]) -> str:

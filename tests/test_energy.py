@@ -279,3 +279,20 @@ def test_a_run_without_draws_of_its_own_has_no_predictions():
         run.predict()
     with pytest.raises(pg.UnsupportedError, match="is not known by an energy"):
         pg.infer(pg.models.ProbabilisticPCA(1), X, "em", progress=False).log_normalizer()
+
+
+def test_a_check_of_another_program_says_why_score_matching_does_not_apply():
+    def model(y):
+        with pg.plate("row", len(y)):
+            pg.sample("y", dist.Normal(pg.sample("m", dist.Normal(0.0, 1.0)), 1.0), obs=y)
+
+    said = pg.check(model, np.ones(5)).engines
+    assert "pg.models.Diffusion" in said["score_matching"] and "EnergyModel" in said["noise_contrastive"]
+
+
+def test_a_saved_run_is_the_same_again(tmp_path):
+    run = at(FIELD, PARAMS, "numpyro", X[:300])
+    run.save(tmp_path / "run")
+    again = pg.load(tmp_path / "run", FIELD, X[:300])
+    np.testing.assert_array_equal(again.energy(X[:9]), run.energy(X[:9]))
+    assert again.log_prob_kind == "estimate" and "its normaliser is an estimate" in run.idata.attrs["log_likelihood"]

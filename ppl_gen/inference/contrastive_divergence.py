@@ -13,7 +13,7 @@ from ppl_gen.inference.energies import Energies
 from ppl_gen.inference.energy_fitting import EnergyFit, EnergyTrainer, EnergyTraining
 from ppl_gen.inference.engine import between, one_of, positive
 from ppl_gen.inference.fitting import steps_at_once
-from ppl_gen.inference.negative_phase import Gibbs, Langevin
+from ppl_gen.inference.negative_phase import Gibbs, Langevin, NegativePhase
 from ppl_gen.options import is_number, not_below
 from ppl_gen.target import Target
 
@@ -91,7 +91,7 @@ class _Contrast(EnergyTrainer):
         energies = Energies(target)
         count, h = engine.num_negative_steps, engine.step_size
         self.engine, self.groups = engine, (engine.buffer_size or engine._rows) // engine._rows
-        self.chains: Any = (
+        self.chains: NegativePhase = (
             Gibbs.of(energies, count)
             if energies.is_binary
             else Langevin.of(energies, count, h, engine.noise_scale)

@@ -16,21 +16,21 @@ Spec = dict[str, tuple[str, tuple[int, ...]]]
 
 
 class NegativePhase(Protocol):
-    """``moved`` takes noise of ``moves(rows)``, ``fresh`` that of ``starts(rows)``, one array of each name.
+    """``moved`` takes noise of ``moves(rows)``, ``fresh`` that of ``starts(rows)``, an array of each name in ``row``.
 
-    ``moved(energies, held, x, row)`` moves chains x (rows, *shape) by some steps at params ``held``; ``fresh(row)`` are
-    new ones. ``lost(x)`` (rows,) says which have run off.
+    ``moved(energies, held, x, row)`` moves chains x (rows, *shape) by some steps at params ``held``; ``fresh(backend,
+    row)`` are new ones. ``lost(backend, x)`` (rows,) says which have run off. Equal kernels are compiled once.
     """
 
     def starts(self, rows: int) -> Spec: ...
 
     def moves(self, rows: int) -> Spec: ...
 
-    def fresh(self, row: Any) -> Any: ...
+    def fresh(self, backend: Any, row: Any) -> Any: ...
 
     def moved(self, energies: Energies, held: Any, x: Any, row: Any) -> Any: ...
 
-    def lost(self, xp: Any, x: Any) -> Any: ...
+    def lost(self, backend: Any, x: Any) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Langevin:
 
     Attributes:
         step_size: h, in standard deviations s of the data; noise_scale: a, 1 for draws from exp(-E).
-        shape: of a datum. mean, scale: of the data, as nested tuples would hold them: their bytes, for the hash.
+        shape: of a datum. mean, scale: of the data, as bytes, which have a hash.
     """
 
     num_steps: int

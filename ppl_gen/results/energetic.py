@@ -13,6 +13,8 @@ from ppl_gen.backends.protocol import UnsupportedError
 from ppl_gen.capabilities import EnergyBased
 from ppl_gen.target import Target
 
+_FEW = 128  # rows that the program is looked at with
+
 
 class Energetic:
     """A part of :class:`~ppl_gen.results.run.Run`."""
@@ -23,6 +25,8 @@ class Energetic:
     program: Any
     _scope: Callable[[], Any]
     _target: Callable[..., Target]
+    _bind: Callable[..., Any]
+    _checked: Callable[..., Target]
     _program: Callable[[], Any]
 
     @property
@@ -36,7 +40,11 @@ class Energetic:
         if not self.energetic:
             return False
         with self._scope():
-            return any(not s.normalised for s in self._target().sites.values())
+            return any(not s.normalised for s in self._first_rows().sites.values())
+
+    def _first_rows(self) -> Target:
+        """The target at a few of the fitted rows; it holds the others on the host."""
+        return self._checked(self._bind(None, _FEW))
 
     def energy(self, x: Any) -> np.ndarray:
         """E of rows x (N, *shape) at the fitted params, (N,).
@@ -82,7 +90,7 @@ class Energetic:
         annealing = EnergyAnnealing(num_chains, num_temperatures, progress)
         with self._scope():
             seed = self.setting.seed if seed is None else seed
-            found = annealing.log_normalizer(self._target(), self.params, seed, reverse)
+            found = annealing.log_normalizer(self._first_rows(), self.params, seed, reverse)
         if found.doubt:
             warnings.warn(found.doubt, RuntimeWarning, stacklevel=2)
         return found
@@ -90,7 +98,7 @@ class Energetic:
     def _known_log_z(self, energies: Any) -> float:
         """What the program takes off minus the energy."""
         with self._scope() as backend:
-            target = self._target()
+            target = self._first_rows()
             held = {n: backend.asarray(v) for n, v in self.params.items()}
             sites = target.trace(target.arrays, values=held)
             name = target.program.model.outputs[0]
@@ -118,4 +126,4 @@ class Energetic:
 
         annealing = EnergyAnnealing(max(n, 2), num_temperatures, progress)
         with self._scope():
-            return annealing.draws(self._target(), self.params, seed, num_moves)[:n]
+            return annealing.draws(self._first_rows(), self.params, seed, num_moves)[:n]
