@@ -50,6 +50,44 @@ class Continues(Protocol):
 
 
 @runtime_checkable
+class EnergyBased(Protocol):
+    """A model of rows known up to its normaliser: log p(x) = -E(x) - log Z.
+
+    Its program observes the rows, argument and site ``x`` (N, *event_shape), by ``dist.LogDensity``. ``energy(x)`` is
+    E of any rows (rows,), in the words of programs: it declares the params that it hangs on.
+
+    Engines ask for the score, minus the gradient of the energy, through :class:`ppl_gen.inference.energies.Energies`.
+    """
+
+    event_shape: tuple[int, ...]
+
+    def energy(self, x: Any) -> Any: ...
+
+
+@runtime_checkable
+class GibbsSampled(EnergyBased, Protocol):
+    """An energy of binary variables that is linear in natural parameters and brings block Gibbs moves.
+
+    ``natural()`` are those, name -> array, in the words of programs. On the backend's arrays, at any values of them:
+    ``log_density(natural, x)``, minus the energy, with what else there is summed out; ``sweep(natural, x, u) -> x``,
+    all variables of rows drawn anew once, by uniforms (rows, ``num_uniforms``). ``values`` of a variable are low and
+    high. On the host: ``independent(share) -> (natural, log Z)`` has variables high with given shares, without any
+    interaction.
+    """
+
+    values: tuple[float, float]
+    num_uniforms: int
+
+    def natural(self) -> dict[str, Any]: ...
+
+    def log_density(self, natural: Mapping[str, Any], x: Any) -> Any: ...
+
+    def sweep(self, natural: Mapping[str, Any], x: Any, u: Any) -> Any: ...
+
+    def independent(self, share: Any) -> tuple[dict[str, Any], float]: ...
+
+
+@runtime_checkable
 class ClosedFormEM(Starts, Protocol):
     """A model that brings its expectation-maximisation in closed form, split so that rows of data add up.
 

@@ -172,7 +172,9 @@ def _notes(target: Target, site: Site) -> list[str]:
     if site.discrete and site.kind == "latent":
         count = f"{site.cardinality} values" if site.cardinality else "endless: not summed out but drawn, by 'gibbs'"
         notes.append(f"discrete, {count}")
-    if site.improper:
+    if not site.normalised:
+        notes.append("not normalised: the density is known up to a constant")
+    elif site.improper and site.kind == "latent":
         notes.append("improper: needs data to have a posterior, no prior draws")
     if site.kind == "plate":
         notes.append("subsampled")
@@ -275,7 +277,7 @@ def _engines(target: Target) -> dict[str, str]:
 
 
 def _check_engine(name: str, target: Target) -> None:
-    resolve(name, {}).check(target)
+    resolve(name, {}).admit(target)
 
 
 def _applies(check: Callable[[], None]) -> str:

@@ -127,7 +127,7 @@ def _run(
         chosen, why = chosen.pick(target)
         if place is not None:
             _require_resumes(chosen)
-        chosen.check(target)
+        chosen.admit(target)
         if place is None:
             spread = None if executor is None else Spread(executor, chosen, target, astuple(setting), progress)
             outcome = chosen.run(target, Driver(room.to_numpy, progress, spread=spread), setting.seed)

@@ -299,9 +299,9 @@ class Bound:
         """The same program on some rows of the arguments ``names``."""
         return self.at(self._rows(names, rows))
 
-    def of(self, program: Program, block_rows: int | None) -> Bound:
-        """Another program of the same arguments on the same data."""
-        return program.bind(self.data, self.backend, self._setting, block_rows)
+    def of(self, program: Program, block_rows: int | None, data: Any = None) -> Bound:
+        """Another program, on the same data where none are given."""
+        return program.bind(self.data if data is None else data, self.backend, self._setting, block_rows)
 
     def _rows(self, names: Collection[str], rows: slice | np.ndarray) -> Any:
         """The data with some rows of the arguments ``names`` in the place of all."""

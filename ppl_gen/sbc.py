@@ -14,13 +14,13 @@ from ppl_gen.backends.protocol import UnsupportedError
 from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.engine import Engine, resolve
 from ppl_gen.inference.progress import progress_bar
+from ppl_gen.inference.simulation import observed_arguments, require_simulable, simulations
 from ppl_gen.program import as_program
 from ppl_gen.results import naming, predicting
 from ppl_gen.results.calibration import LOG_LIKELIHOOD, Calibration
 from ppl_gen.results.run import Setting
 from ppl_gen.target import Target
 
-_BATCH = 256
 Values = dict[str, np.ndarray]
 
 
@@ -76,7 +76,7 @@ def sbc(
         target = Target(declared.bind(data, room, (setting.precision, setting.device)))
         _require_simulable(target)
         chosen, _ = chosen.pick(target)
-        chosen.check(target)
+        chosen.admit(target)
         prior, simulated = _simulate(target, num_replicates, int(simulation))
         one = _Replicate(target, chosen, Driver(room.to_numpy, progress=False), num_draws)
         held = one.of_all(prior, simulated, [int(s) for s in streams], progress)
@@ -88,44 +88,21 @@ def sbc(
 
 
 def _require_simulable(target: Target) -> None:
-    """A program whose prior predictive its own statements draw.
-
-    Raises:
-        UnsupportedError: naming the sites at fault.
-    """
-    latents = [s for s in target.sites.values() if s.kind == "latent"]
-    faults = {
-        "has a flat prior, which cannot be drawn from: give it a proper one": [s.name for s in latents if s.improper],
-        "is a param without a prior: declare it by pg.sample": list(target.params.names),
-        "is a factor, which no simulation draws from: write it as a distribution": [
-            n for n, s in target.sites.items() if s.kind == "factor"
-        ],
-        "is scaled, so that its density is not that which is drawn from: leave pg.scale out": [
-            n for n, s in target.sites.items() if s.scale is not None and not target.subsampled
-        ],
-        "is subsampled: leave out subsample_size": list(target.subsampled),
-    }
-    found = [f"{', '.join(map(repr, names))} {fault}" for fault, names in faults.items() if names]
+    """A program whose prior predictive its own statements draw, with observations in it."""
+    require_simulable(target, "simulation-based calibration")
     if not target.observed:
-        found.append("it observes nothing: pass data with observations, of which the shape counts")
-    if found:
         raise UnsupportedError(
-            f"simulation-based calibration draws latents and data from {target.program.name}, and {'; '.join(found)}"
+            f"simulation-based calibration draws latents and data from {target.program.name}, and it observes nothing: "
+            "pass data with observations, of which the shape counts"
         )
 
 
 def _simulate(target: Target, count: int, seed: int) -> tuple[Values, Values]:
     """Latents and deterministics, and observations given them, from the prior: name -> (count, ...)."""
     names = (*target.layout.names, *(n for n, s in target.sites.items() if s.kind == "deterministic"))
-
-    def run(row: Any, key: Any, arrays: Any) -> Any:
-        sites = target.trace(arrays, hide_observed=True, key=key)
-        return {n: sites[n].value for n in (*names, *target.observed)}
-
-    room = target.backend
-    mapped = target.compiled("simulate all", lambda: room.map_draws(run, random=True, batch_size=_BATCH))
-    drawn = room.to_numpy(mapped({"": room.asarray(np.zeros(count))}, seed, target.arrays))
-    kinds = {n: np.asarray(room.to_numpy(target.sites[n].value)).dtype for n in target.observed}
+    read = lambda sites: {n: sites[n].value for n in (*names, *target.observed)}
+    drawn = simulations(target, "simulate all", read, count, seed)
+    kinds = {n: np.asarray(target.backend.to_numpy(target.sites[n].value)).dtype for n in target.observed}
     simulated = {n: np.asarray(drawn[n]).astype(kinds[n], copy=False) for n in target.observed}
     return {n: np.asarray(drawn[n]) for n in names}, simulated
 
@@ -141,7 +118,7 @@ class _Replicate:
 
     def of_all(self, prior: Values, simulated: Values, seeds: list[int], progress: bool) -> list[Any]:
         """Of each replicate its ranks and diagnostics, or the error that ended it."""
-        same, rng = _arguments(self.target), np.random.default_rng(seeds[0])
+        same, rng = observed_arguments(self.target), np.random.default_rng(seeds[0])
         held: list[Any] = []
         for i, seed in enumerate(progress_bar(seeds, desc="calibration", disable=not progress)):
             try:
@@ -189,18 +166,6 @@ def _ordered(target: Target, values: Values) -> Values:
 
 class _TooFew(Exception):
     """The engine gives fewer draws than are asked for."""
-
-
-def _arguments(target: Target) -> dict[str, str]:
-    """Observed site -> the argument that it is: the one of its values, where several have them that of its name."""
-    found = {}
-    for site in target.observed:
-        value = np.asarray(target.backend.to_numpy(target.sites[site].value))
-        held = {n: x for n, x in target.bound.host.items() if n not in target.bound.missing}
-        same = [n for n, x in held.items() if x.shape == value.shape and np.array_equal(x, value)]
-        if site in same or len(same) == 1:
-            found[site] = site if site in same else same[0]
-    return found
 
 
 def _log_likelihood(target: Target, values: Mapping[str, np.ndarray]) -> np.ndarray:

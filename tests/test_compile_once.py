@@ -135,7 +135,7 @@ def test_pyro_makes_each_graph_once(name, monkeypatch):
 )
 def test_new_data_give_a_new_answer(backend, engine, options):
     """The posterior of a normal mean, whose prior is wide, follows the data."""
-    for y in (V, V + 8.0, V - 7.0):
+    for y in (V, V + 8.0):
         run = pg.infer(normal, y, engine, backend=backend, progress=False, **options)
         assert abs(run.posterior["loc"].mean() - y.mean()) < 0.35
         assert np.array_equal(run.observed["y"], y)

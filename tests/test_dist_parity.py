@@ -126,6 +126,11 @@ CASES = {
         (lambda d, a: d.LKJCholesky(3, a(P)), np.linalg.cholesky(R)),
     ],
     "Laplace": [(lambda d, a: d.Laplace(a(V), 2.0), V[::-1])],
+    "LogDensity": [
+        (lambda d, a: d.LogDensity(a(V)), V[::-1]),
+        (lambda d, a: d.LogDensity(a(V), (2,), normalised=True), np.stack([V, V + 1], -1)),
+        (lambda d, a: d.LogDensity(a(V), support=d.constraints.boolean), np.array([0.0, 1.0, 1.0])),
+    ],
     "LogNormal": [(lambda d, a: d.LogNormal(a(V), 2.0), P), (lambda d, a: d.LogNormal(), P)],
     "Logistic": [(lambda d, a: d.Logistic(a(V), 2.0), V[::-1])],
     "LowRankMultivariateNormal": [

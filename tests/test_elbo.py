@@ -157,7 +157,7 @@ def test_minibatches_come_to_the_exact_posterior(backend):
     assert len(run.history["loss"]) == 150 * 8 and run.attrs["num_epochs"] == 150
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ["numpyro", pytest.param("pyro", marks=pytest.mark.slow)])
 def test_a_linear_autoencoder_finds_the_optimum_of_probabilistic_pca(backend):
     rng = np.random.default_rng(1)
     x = rng.normal(size=(400, 2)) @ rng.normal(size=(2, 5)) + 0.3 * rng.normal(size=(400, 5)) + 1.0

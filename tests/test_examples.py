@@ -10,7 +10,10 @@ import pytest
 EXAMPLES = sorted((Path(__file__).resolve().parent.parent / "examples").glob("*.py"))
 #: NumPyro runs them all; Pyro, whose chains take turns, those that are quick there.
 BOTH = ("gaussian_mixture", "native_programs", "river_level")
-LONG = ("counts_between_people", "characters", "density_flows")
+LONG = (
+    "counts_between_people", "counts_with_hidden_states", "characters", "classify_digits", "density_flows",
+    "digits_vae", "discrete_latents",
+)  # fmt: skip
 CASES = [(path, "numpyro") for path in EXAMPLES] + [(path, "pyro") for path in EXAMPLES if path.stem in BOTH]
 PARAMS = [
     pytest.param(path, backend, id=f"{path.stem}-{backend}", marks=[pytest.mark.slow] if path.stem in LONG else [])

@@ -107,7 +107,8 @@ def banana(n, seed):
     return np.column_stack([x1, x2]), stats.norm.logpdf(x1) + stats.norm.logpdf(x2, x1**2 - 1.0, 0.5)
 
 
-@pytest.mark.parametrize("backend", ["numpyro", pytest.param("pyro", marks=pytest.mark.slow)])
+@pytest.mark.slow  # a conditional one learns by default
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_flow_learns_a_density(backend):
     """The divergence from the truth, estimated on new data; its error is below 0.002."""
     run = trained("nsf", banana(20_000, 0)[0], backend)
@@ -140,8 +141,11 @@ def given_context(n, seed):
     return loc + scale * e, c, log_p
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("kind", ["maf", pytest.param("nsf_coupling", marks=pytest.mark.slow)])
+CONDITIONAL = [(k, b) for k in ("maf", "nsf_coupling") for b in BACKENDS]
+LONG = [pytest.param(*c, marks=pytest.mark.slow) for c in CONDITIONAL[1:]]
+
+
+@pytest.mark.parametrize(("kind", "backend"), [CONDITIONAL[0], *LONG])
 def test_a_conditional_flow_learns_a_conditional_density(kind, backend):
     x, c, _ = given_context(20_000, 0)
     run = trained(kind, x, backend, c)

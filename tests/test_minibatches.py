@@ -87,8 +87,11 @@ def test_the_bias_is_that_of_the_recursion(h, noise):
         assert engine.bias_of(engine.step_for(0.05, noise), noise) == pytest.approx(0.05, rel=1e-9)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("engine", ENGINES)
+QUICK = [*((engine, "numpyro") for engine in ENGINES), ("psgld", "pyro")]
+LONG = [pytest.param(engine, "pyro", marks=pytest.mark.slow) for engine in ENGINES if engine != "psgld"]
+
+
+@pytest.mark.parametrize(("engine", "backend"), QUICK + LONG)
 def test_a_gaussian_posterior_of_many_rows(engine, backend):
     """Means within 5 Monte Carlo errors, deviations within those and twice the bias that is reported."""
     data = _line_data()

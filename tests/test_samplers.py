@@ -78,8 +78,12 @@ def _conjugate_run(engine, backend):
     return pg.infer(conjugate, DATA, engine, backend=backend, seed=3, progress=False, **OPTIONS[engine])
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("engine", OPTIONS)
+# On Pyro by default NUTS alone: it is built upon HMC there, and kernels of ours take the same steps, as tested below.
+QUICK = [*((engine, "numpyro") for engine in OPTIONS), ("nuts", "pyro")]
+LONG = [pytest.param(engine, "pyro", marks=pytest.mark.slow) for engine in OPTIONS if engine != "nuts"]
+
+
+@pytest.mark.parametrize(("engine", "backend"), QUICK + LONG)
 def test_conjugate_posteriors(engine, backend):
     """Mean and spread within 4 Monte Carlo errors: 9 numbers twice for each of 6 runs, so that a correct sampler fails
     for one seed in about 150 (2 x 3.2e-5 x 108)."""

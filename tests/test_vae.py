@@ -23,7 +23,10 @@ def trained(backend, model=MODEL, x=TRAIN, **options):
     return pg.infer(model, x, "svi", backend, **{**SHORT, "num_epochs": 40, **options})
 
 
-@pytest.fixture(scope="module", params=BACKENDS)
+SLOW_TO_COMPILE = (pytest.param("numpyro", marks=pytest.mark.slow), "pyro")
+
+
+@pytest.fixture(scope="module", params=SLOW_TO_COMPILE)
 def run(request):
     return trained(request.param, elbo="mean_field", schedule="cosine", augment="binarize")
 

@@ -17,6 +17,7 @@ from ppl_gen.results import guided
 from ppl_gen.target import Target
 
 BACKENDS = ("numpyro", "pyro")
+SLOW_TO_COMPILE = (pytest.param("numpyro", marks=pytest.mark.slow), "pyro")
 RNG = np.random.default_rng(0)
 BITS = (RNG.random((6, 4)) < 0.5).astype(float)
 LABEL, CONTEXT = np.arange(6) % 3, RNG.normal(size=(6, 2))
@@ -85,7 +86,7 @@ def test_what_is_drawn_has_the_density_that_it_is_said_to_have(backend, name):
 LEVELS = np.array(list(itertools.product(range(3), repeat=2)))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SLOW_TO_COMPILE)
 @pytest.mark.parametrize("kind", ["categorical", "discretised_logistic"])
 def test_probabilities_of_levels_sum_to_one(backend, kind):
     rows = LEVELS[np.random.default_rng(3).choice(9, 400, p=np.array([4, 1, 1, 1, 1, 1, 1, 1, 4]) / 15)]
@@ -108,7 +109,7 @@ def short(backend, model, data, **options):
 # The linear case ----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=BACKENDS)
+@pytest.fixture(scope="module", params=SLOW_TO_COMPILE)
 def linear(request):
     """A run of a linear VAE, its data, and its exact density of x, N(b, W W^T + s^2)."""
     rng = np.random.default_rng(1)

@@ -78,6 +78,7 @@ DISTRIBUTIONS: dict[str, str] = {
     "FromFunctions": "noise, generate, log_prob, event_shape=(), support=None, both=None",
     "ImproperUniform": "support, batch_shape, event_shape",
     "Independent": "base_dist, reinterpreted_batch_ndims",
+    "LogDensity": "log_density, event_shape=(), support=None, normalised=False",
     "MixtureSameFamily": "mixing_distribution, component_distribution",
     "Ordered": "base, size",
     "TransformedDistribution": "base_distribution, transforms",
@@ -91,6 +92,7 @@ STATIC = frozenset(
         """
         dimension event_dim num_steps support shape base base_dist base_distribution batch_shape event_shape size
         reinterpreted_batch_ndims mixing_distribution component_distribution transforms noise generate log_prob both
+        normalised
         """
     )
 )
@@ -231,6 +233,14 @@ def no_bijection(constraint: Any) -> str:
         f"no map from the reals onto the support {constraint} is known, so that nothing can move there by "
         "gradients and "
         "dist.Flat cannot start: expected a continuous support, e.g. real, positive, interval, simplex, ordered_vector"
+    )
+
+
+def no_draws() -> str:
+    """What to say where a density that is only known as a number is to be drawn from."""
+    return (
+        "dist.LogDensity is known by the log density of what was observed, and cannot be drawn from: chains of "
+        "run.sample draw from an energy, engine='nuts' from pg.factor on a dist.Flat"
     )
 
 

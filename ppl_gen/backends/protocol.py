@@ -48,6 +48,7 @@ class Site:
         log_det: log |d value / d u| where the value came from unconstrained coordinates u, else None.
         constraint: of a latent (its support) or a param, as the backend's own object.
         cardinality: number of values of a finite discrete latent, else None; of a Markov chain, that of its states.
+        normalised: False of a density that is known up to a constant only, which may hang on params.
         num_steps: of a latent Markov chain, else None.
         links: of a Markov chain laid out along its states, log transition probabilities (*batch, from, to);
             ``unscaled`` is then that of the first state.
@@ -67,6 +68,7 @@ class Site:
     discrete: bool = False
     cardinality: int | None = None
     improper: bool = False
+    normalised: bool = True
     in_support: Array | None = None
     num_steps: int | None = None
     links: Array | None = None

@@ -22,7 +22,7 @@ def wasserstein_exact(x: np.ndarray, y: np.ndarray, p: float = 2.0) -> float:
         p: the order, at least 1.
 
     Returns:
-        The distance, in the unit of the data. 2,000 points take about a second; at most 5,000.
+        The distance, in the unit of the data. 2,000 points take 1 to 5 s; at most 5,000.
 
     Raises:
         ValueError: x or y is not two-dimensional, not real and finite, their shapes differ, more than 5,000 points,

@@ -166,7 +166,7 @@ class AIS(Engine):
         def begin(kernel: Kernel, row: Any) -> tuple[Any, Any]:
             return ChEES.begin(xp, kernel._replace(length=xp.zeros(()) + tempered_moves.LENGTH), row, most)
 
-        report = lambda info: {"acceptance_rate": xp.mean(info.acceptance_rate)}
+        report = lambda moved, info: {"acceptance_rate": xp.mean(info.acceptance_rate)}
         build = functools.partial(
             advance, target.backend, target.tempered, begin, report, calls=self.num_temperatures
         )  # fmt: skip

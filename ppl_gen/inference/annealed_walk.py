@@ -9,10 +9,13 @@ import numpy as np
 
 from ppl_gen.inference.chees import ChEES
 from ppl_gen.inference.driver import Driver
+from ppl_gen.inference.journal import Report
 from ppl_gen.inference.trajectories import Info, Path
 from ppl_gen.inference.trajectories import State as Kernel
 
 CHUNK = 10
+_STEEPNESS = 4.0  # of the sigmoid that inverse temperatures are taken from
+_RATE, _GAIN = 0.7, 0.3  # of acceptance, and of the log step size by it
 
 
 class State(NamedTuple):
@@ -39,7 +42,7 @@ def advance(
     backend: Any,
     tempered: Callable[[Any, Any], Any],
     begin: Callable[[Kernel, Any], tuple[Path, Any]],
-    report: Callable[[Info], dict[str, Any]],
+    report: Callable[[Kernel, Info], dict[str, Any]],
     calls: int,
 ) -> Callable[..., tuple[State, Any]]:
     """Compiled ``(state, rows, constants) -> (state, report)``: weigh, then move, at the temperature of each row.
@@ -63,7 +66,7 @@ def advance(
 
     def finish(carry: Any, row: Any, constants: Any) -> tuple[State, Any]:
         moved, info = ChEES.end(xp, carry[0], row)
-        return State(moved.position, carry[1]), report(info)
+        return State(moved.position, carry[1]), report(moved, info)
 
     return backend.scan_loops(start, repeat, finish, calls=calls)
 
@@ -78,6 +81,8 @@ def walk(
     constants: Any,
     label: str,
     forth: bool = True,
+    chunk: int = CHUNK,
+    stop: Callable[[Any, Any, Report], str | None] = lambda before, after, report: None,
 ) -> tuple[State, Mapping[str, np.ndarray]]:
     """To the posterior, or back to the prior, where one more step is to be weighed: by ``steps[0]`` at its end.
 
@@ -86,17 +91,59 @@ def walk(
 
     Args:
         compiled: of :func:`advance`. noise: ``(moves done, moves) -> `` what they take.
+        chunk: moves in a compiled call. stop: as of the driver.
     """
     steps = schedule.steps
     order = np.arange(len(steps)) if forth else np.arange(len(steps))[::-1]
     gained = steps if forth else np.append(0.0, steps[:0:-1])  # by the position before each move
 
-    def chunk(state: State, done: int, count: int) -> tuple[State, Any]:
+    def moves(state: State, done: int, count: int) -> tuple[State, Any]:
         rows = order[done : done + count]
         held = {"step": gained[done : done + count], **schedule._asdict()}
         fixed = {n: backend.asarray(x if n == "step" else x[rows]) for n, x in held.items()}
         return compiled(state, {**noise(done, count), **fixed}, constants)
 
     state = State(start, backend.xp.zeros((len(start),)))
-    state, report, _ = driver.run(chunk, state, len(steps), label=label, chunk=CHUNK)
+    state, report, _ = driver.run(moves, state, len(steps), label=label, chunk=chunk, stop=stop)
     return state, report
+
+
+def sigmoidal(count: int) -> np.ndarray:
+    """Inverse temperatures (count,) from above 0 to 1, close together at both ends."""
+    along = 1.0 / (1.0 + np.exp(-_STEEPNESS * np.linspace(-1.0, 1.0, count + 1)))
+    return ((along - along[0]) / (along[-1] - along[0]))[1:]
+
+
+def learned_steps(
+    driver: Driver,
+    backend: Any,
+    compiled: Callable[..., tuple[State, Any]],
+    noise: Callable[[int, int], dict[str, Any]],
+    start: Any,
+    beta: np.ndarray,
+    first: np.ndarray,
+    scale: np.ndarray,
+    constants: Any,
+    rate_of: Callable[[np.ndarray], Any],
+) -> np.ndarray:
+    """Step sizes (temperatures, *first.shape) of pilot chains that go through the temperatures beta, from ``first`` on.
+
+    Args:
+        compiled: of :func:`advance`, whose report has the ``acceptance_rate`` of each chain.
+        scale: of the kernel. rate_of: ``acceptance rates (chains,) -> like first``.
+    """
+    log_step, used = np.log(first), []
+
+    def move(state: State, done: int, _: int) -> tuple[State, Any]:
+        nonlocal log_step
+        used.append(log_step)
+        held = {"step": np.zeros(1), "beta": beta[done : done + 1], "step_size": np.exp(log_step)[None]}
+        fixed = {n: backend.asarray(x) for n, x in {**held, "scale": scale[None]}.items()}
+        state, report = compiled(state, {**noise(done, 1), **fixed}, constants)
+        log_step = log_step + _GAIN * (rate_of(backend.to_numpy(report["acceptance_rate"])[0]) - _RATE)
+        return state, {}
+
+    driver.run(
+        move, State(start, backend.xp.zeros((len(start),))), len(beta), label="annealing, pilot", chunk=1, keep=False
+    )
+    return np.exp(np.stack(used))

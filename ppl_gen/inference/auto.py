@@ -43,7 +43,7 @@ class Auto(Engine):
         for name, why in _candidates(target):
             chosen = resolve(name, {})
             try:
-                chosen.check(target)
+                chosen.admit(target)
             except (UnsupportedError, ValueError) as error:
                 said.append(f"{name}: {error}")
                 continue

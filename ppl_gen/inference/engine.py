@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ppl_gen.backends.protocol import UnsupportedError
 from ppl_gen.inference.driver import Driver
 from ppl_gen.options import count, is_number
 from ppl_gen.options import one_of as is_one_of
@@ -32,6 +33,7 @@ class Outcome:
         params: learned parameters or the point estimate, name -> constrained value.
         history: name -> one number an iteration.
         exact: False where the draws are of an approximation.
+        observed: values of sites that the engine took for data, beside those that the program observes.
     """
 
     positions: np.ndarray | None = None
@@ -42,6 +44,7 @@ class Outcome:
     warnings: list[str] = field(default_factory=list)
     attrs: dict[str, Any] = field(default_factory=dict)
     exact: bool = True
+    observed: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +59,7 @@ class Engine:
     needs: ClassVar[str] = ""
     resumes: ClassVar[bool] = False  # True where all that it carries along goes through the driver, as states
     rows_of_files: ClassVar[bool] = False  # True where it reads rows from files for any program, see Program.bind
+    takes_energies: ClassVar[bool] = False  # True where densities need not be normalised
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -64,6 +68,22 @@ class Engine:
 
     def check(self, target: Target) -> None:
         """Raise UnsupportedError where the program lacks what the engine needs."""
+
+    def admit(self, target: Target) -> None:
+        """:meth:`check`, and no density that is known up to a constant only, unless the engine takes such.
+
+        Raises:
+            UnsupportedError: naming the site, what is wrong, and the engines that would work.
+        """
+        energies = [n for n, s in target.sites.items() if not s.normalised]
+        if energies and not self.takes_energies:
+            able = ", ".join(repr(n) for n, cls in sorted(_engines.items()) if cls.takes_energies)
+            raise UnsupportedError(
+                f"{self.name} takes log densities as they are, and that of {', '.join(map(repr, energies))} of "
+                f"{target.program.name} is not normalised: its normaliser hangs on the params, which would run off to "
+                f"lower energies everywhere. Use engine={able}, or say what log Z is (log_normalizer=)"
+            )
+        self.check(target)
 
     def pick(self, target: Target) -> tuple[Engine, str]:
         """The engine that does the work, this one unless it is there to choose; and why, in words."""

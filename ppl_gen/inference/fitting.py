@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,11 +29,14 @@ class Fit:
     """A run of training, from its options to what it ends with.
 
     Attributes:
-        steps_per_epoch: of all processes.
+        label: what the run is called. steps_per_epoch: of all processes.
+        carries: whether the loss hands something on from step to step, see ``Backend.descend``.
     """
 
-    def __init__(self, engine: Any, target: Target, guide: Callable[..., Any], seed: int):
-        self.engine, self.target, self.seed = engine, target, seed
+    carries = False
+
+    def __init__(self, engine: Any, target: Target, guide: Callable[..., Any], seed: int, label: str = ""):
+        self.engine, self.target, self.seed, self.label = engine, target, seed, label or engine.name
         names, _ = rows_of(target, engine.name)
         self.share = target.backend.share(engine.batch_size, engine.processes)
         adds = engine.adds(target)
@@ -42,26 +44,31 @@ class Fit:
         num_rows = round(self._sum(self.feed.num_rows))
         self.steps_per_epoch = num_rows // engine.batch_size
         self.num_steps = engine.num_steps if engine.num_epochs is None else engine.num_epochs * self.steps_per_epoch
+        self.trainer = self._trainer(guide, num_rows)
+        self.fixed = self.share.place({n: x for n, x in target.arrays.items() if n not in names}, None)
+        self.init, self.advance, self.look = self._compiled()
+
+    def _trainer(self, guide: Callable[..., Any], num_rows: int) -> Any:
+        """What says where training starts, and the loss of a batch."""
+        engine = self.engine
         kind = {"auto": "trace"}.get(engine.elbo, engine.elbo)
         bound = RowBound(num_rows, kind, engine.num_particles, engine.free_bits)
-        self.trainer = trainer(target, guide, bound, self.share.seen, _dtype_of_networks(engine, target), adds)
-        self.fixed = self.share.place({n: x for n, x in target.arrays.items() if n not in names}, None)
-        self.init, self.advance, self.look = self._compiled(guide)
+        computes_in = _dtype_of_networks(engine, self.target)
+        return trainer(self.target, guide, bound, self.share.seen, computes_in, engine.adds(self.target))
 
-    def _compiled(self, guide: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:
+    def _compiled(self) -> tuple[Callable[..., Any], ...]:
         """Where training starts, many steps of it, and the loss of rows kept back: compiled once for like runs."""
         engine, made, backend = self.engine, self.trainer, self.target.backend
         options = {n: getattr(engine, n) for n in ("optimizer", "learning_rate", "clip_norm", "ema", "processes")}
         calls = 10 ** math.ceil(math.log10(self.num_steps))  # coarse: runs of like length share what is compiled
 
         def build() -> tuple[Callable[..., Any], ...]:
-            seen = replace(made, bound=replace(made.bound, free_bits=0.0))
-            look = backend.compile(lambda *args: seen.loss(*args)[0], calls=calls // 10)
-            return *backend.descend(made.loss, **options, calls=calls), look
+            look = backend.compile(made.looked_at, calls=calls // 10)
+            return *backend.descend(made.loss, **options, carries=self.carries, calls=calls), look
 
         if not isinstance(engine.optimizer, str):
             return build()
-        key = ("training", guide, made.bound, made.names, made.computes_in, self.share.seen, calls, *options.values())
+        key = ("training", *made.key, self.share.seen, calls, *options.values())
         return self.target.compiled(key, build)
 
     def _sum(self, x: float) -> float:
@@ -78,7 +85,7 @@ class Fit:
         backend.key(self.seed + (backend.process_index() if self.engine.processes else 0))
         with self._reading() as self.ready:
             state, report, reason = driver.run(
-                self._chunk, start, self.num_steps, label=self.engine.name, chunk=self._chunk_size(), stop=watch,
+                self._chunk, start, self.num_steps, label=self.label, chunk=self._chunk_size(), stop=watch,
                 describe=_Pace(self.engine.batch_size),
             )  # fmt: skip
         state = watch.last_good or state
@@ -90,8 +97,12 @@ class Fit:
         params = self.trainer.start(self.seed)
         if self.engine.processes:  # they may hang on the data
             params = self.target.backend.from_first_process(params)
-        now = self.init(params)
+        now = self.init(params, self._carried())
         return {"now": now, "best": self._params(now), "lowest": math.inf, "waited": 0}
+
+    def _carried(self) -> Any:
+        """What the loss is handed at the first step, where it ``carries``."""
+        return ()
 
     @contextmanager
     def _reading(self) -> Iterator[Callable[[int, int], Any]]:
@@ -177,15 +188,25 @@ class _Pace:
         return f"ELBO {-report['loss'].mean():.2f}, {per_second:,.0f} examples/s"
 
 
-def fit(engine: Any, target: Target, guide: Callable[..., Any], driver: Driver, seed: int) -> Outcome:
-    """Params that maximise the bound, mean over rows, and its history."""
-    made = Fit(engine, target, guide, seed)
+def no_guide(*_: Any, **__: Any) -> None:
+    """Of a program that has no latents, but for the params."""
+
+
+def fit(
+    engine: Any, target: Target, guide: Callable[..., Any], driver: Driver, seed: int, label: str = ""
+) -> Outcome:
+    """Params that maximise the bound, mean over rows, and its history.
+
+    Args:
+        label: what the run is called; the name of the engine where it is empty.
+    """
+    made = Fit(engine, target, guide, seed, label)
     params, report, reason = made.run(driver)
     backend = target.backend
     warnings: list[str] = []
     if made.bad_step is not None:
         warnings.append(
-            f"{engine.name} stopped at step {made.bad_step + 1}: the loss is not finite. The result is the last good "
+            f"{made.label} stopped at step {made.bad_step + 1}: the loss is not finite. The result is the last good "
             "state before it. Lower learning_rate, set clip_norm, or look at the scale of the data and the supports"
         )
     attrs = {"elbo": made.trainer.bound.kind, "guide": "by hand", "stopped": reason, "batch_size": engine.batch_size}

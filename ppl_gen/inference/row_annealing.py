@@ -18,9 +18,7 @@ from ppl_gen.inference.engine import positive
 from ppl_gen.inference.trajectories import Path
 from ppl_gen.target import Target
 
-_STEEPNESS = 4.0  # of the sigmoid that inverse temperatures are taken from
 _PILOTS, _FIRST_STEP = 2, 0.2  # chains of a row that learn its step sizes
-_RATE, _GAIN = 0.7, 0.3  # of acceptance, and of the log step size by it
 
 
 @dataclass(frozen=True)
@@ -71,26 +69,15 @@ class RowAnnealing:
 
     def _schedule(self, rows: _Rows, stream: int) -> Schedule:
         """Sigmoidal temperatures, and step sizes (temperatures, rows) by the acceptance of the pilot chains."""
-        backend, count = rows.target.backend, self.num_temperatures
-        along = 1.0 / (1.0 + np.exp(-_STEEPNESS * np.linspace(-1.0, 1.0, count + 1)))
-        beta = ((along - along[0]) / (along[-1] - along[0]))[1:]
-        log_step, used = np.full(rows.plate.size // _PILOTS, math.log(_FIRST_STEP)), []
-        compiled = rows.advance(self.num_steps, count)
-
-        def advance(state: Any, done: int, _: int) -> tuple[Any, Any]:
-            nonlocal log_step
-            used.append(log_step)
-            held = {"step": np.zeros(1), "beta": beta[done : done + 1], "step_size": np.exp(log_step)[None]}
-            fixed = {n: backend.asarray(x) for n, x in {**held, "scale": np.ones((1, rows.dim))}.items()}
-            state, report = compiled(state, {**rows.noise(stream, done, 1), **fixed}, rows.constants)
-            rate = backend.to_numpy(report["acceptance_rate"])[0].reshape(_PILOTS, -1).mean(0)
-            log_step = log_step + _GAIN * (rate - _RATE)
-            return state, {}
-
-        first = annealed_walk.State(rows.prior(stream), backend.xp.zeros((rows.plate.size,)))
-        driver = Driver(backend.to_numpy, self.progress)
-        driver.run(advance, first, count, label="annealing, pilot", chunk=1, keep=False)
-        return Schedule(beta, np.exp(np.stack(used)), np.ones((count, rows.dim)))
+        beta = annealed_walk.sigmoidal(self.num_temperatures)
+        ones = np.ones((self.num_temperatures, rows.dim))
+        step_size = annealed_walk.learned_steps(
+            Driver(rows.target.backend.to_numpy, self.progress), rows.target.backend,
+            rows.advance(self.num_steps, self.num_temperatures), lambda done, count: rows.noise(stream, done, count),
+            rows.prior(stream), beta, np.full(rows.plate.size // _PILOTS, _FIRST_STEP), ones[0], rows.constants,
+            lambda rates: rates.reshape(_PILOTS, -1).mean(0),
+        )  # fmt: skip
+        return Schedule(beta, step_size, ones)
 
 
 class _Rows:
@@ -169,7 +156,7 @@ class _Rows:
             return Path(kernel, kernel, row["normal"], xp.zeros(kernel.log_density.shape), count), count
 
         def build() -> Any:
-            report = lambda info: {"acceptance_rate": info.acceptance_rate}
+            report = lambda moved, info: {"acceptance_rate": info.acceptance_rate}
             return annealed_walk.advance(self.target.backend, self.tempered, begin, report, calls=calls)
 
         return self.target.compiled(("row annealing", copies, num_steps), build)

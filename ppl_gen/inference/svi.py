@@ -17,7 +17,7 @@ from ppl_gen.inference import collapse, importance
 from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.elbo import BOUNDS
 from ppl_gen.inference.engine import Outcome, between, one_of, positive, require_processes
-from ppl_gen.inference.fitting import fit
+from ppl_gen.inference.fitting import fit, no_guide
 from ppl_gen.inference.flow_fit import check_flow, fit_flow
 from ppl_gen.inference.laplace import laplace
 from ppl_gen.inference.starts import check_init
@@ -153,7 +153,7 @@ class SVI(Training):
         if isinstance(guide, FlowGuide):
             return self._flow(guide, target, driver, seed)
         if self.batch_size is not None:
-            outcome = fit(self, target.guided(), _no_guide if isinstance(guide, str) else guide, driver, seed)
+            outcome = fit(self, target.guided(), no_guide if isinstance(guide, str) else guide, driver, seed)
             if outcome.attrs["guided"]:
                 collapse.judge(outcome, target, guide)
             return outcome
@@ -305,10 +305,6 @@ def _judge(outcome: Outcome, log_weights: np.ndarray, remedy: str = _REMEDY) -> 
     """Put the importance weights, and what they say of the guide, into an outcome."""
     outcome.stats["log_weight"] = log_weights[None]
     importance.judge(outcome, log_weights, f"{remedy}, or engine='nuts'")
-
-
-def _no_guide(*_: Any, **__: Any) -> None:
-    """Of a program that has no latents, but for the params."""
 
 
 def _check_autoguide(target: Target, guide: str) -> None:

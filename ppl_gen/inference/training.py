@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -158,6 +158,15 @@ class Trainer:
         with computing(self.computes_in), estimating(row.get("key")) if linear else nullcontext():
             value, parts = self.bound(self.part, self.guide, self.plate, params, arrays, row.get("key"), row["beta"])
         return -xp.mean(value), {n: xp.mean(x) for n, x in parts.items()}
+
+    def looked_at(self, *args: Any) -> Any:
+        """The loss of rows kept back, where no bits are free."""
+        return replace(self, bound=replace(self.bound, free_bits=0.0)).loss(*args)[0]
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Equal for two whose losses are compiled once."""
+        return self.called, self.bound, self.names, self.computes_in
 
 
 def rows_of(target: Target, engine: str) -> tuple[tuple[str, ...], Plate]:

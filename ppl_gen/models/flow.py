@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ppl_gen.flows.bijector import Chain
+from ppl_gen.flows.distribution import pushed
 from ppl_gen.flows.kinds import flow
-from ppl_gen.primitives import dist, module, plate, sample, xp
+from ppl_gen.primitives import dist, module, plate, sample
 from ppl_gen.program import DataError
 
 _OWN = ("num_bins", "bound", "num_steps", "trace")
@@ -95,18 +96,3 @@ class Flow:
     def row_data(self, values: Mapping[str, np.ndarray], n: int) -> dict[str, int]:
         """Arguments that make n new rows, where there is no context."""
         return {"num_data": n}
-
-
-def pushed(base: Any, carry: Callable[..., Any], features: int, context: Any = None) -> Any:
-    """The distribution of what a bijector makes of draws of ``base``."""
-
-    def log_prob(x: Any) -> Any:
-        x = xp.broadcast_to(x, xp.broadcast_shapes(tuple(x.shape), (*base.batch_shape, features)))
-        noise, log_det = carry(x, context, inverse=True)
-        return base.log_prob(noise) + log_det
-
-    def both(noise: Any) -> tuple[Any, Any]:
-        x, log_det = carry(noise, context)
-        return x, base.log_prob(noise) - log_det
-
-    return dist.FromFunctions(base, lambda noise: carry(noise, context)[0], log_prob, (features,), both=both)

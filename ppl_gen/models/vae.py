@@ -9,10 +9,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ppl_gen.flows.distribution import pushed
 from ppl_gen.models._checks import check_images
 from ppl_gen.models._likelihoods import Likelihood, likelihood
 from ppl_gen.models._options import count, one_of
-from ppl_gen.models.flow import Flow, pushed
+from ppl_gen.models.flow import Flow
 from ppl_gen.models.vamp_prior import VampPrior
 from ppl_gen.nets.convolutional import ConvDecoder, ConvEncoder
 from ppl_gen.nets.mlp import MLP

@@ -11,21 +11,20 @@ from typing import Any
 import numpy as np
 
 from ppl_gen import backends
-from ppl_gen.capabilities import Denoises
 from ppl_gen.checks import ProgramError
 from ppl_gen.inference.engine import Engine, Outcome, resolve
 from ppl_gen.options import count
 from ppl_gen.program import Bound, Program
 from ppl_gen.results import identity, latents, naming, predicting, storage
+from ppl_gen.results.amortised import Amortised
 from ppl_gen.results.asked import asked
+from ppl_gen.results.densities import BLOCK_ROWS, Densities
 from ppl_gen.results.diagnose import diagnose
+from ppl_gen.results.energetic import Energetic
 from ppl_gen.results.generating import Generating
 from ppl_gen.results.guided import Guided
 from ppl_gen.results.sampling import Sampling
 from ppl_gen.target import Target
-
-_MOST_LOG_LIKELIHOODS = 20_000_000
-_BLOCK_ROWS = 16384
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Setting:
 
 
 @dataclass
-class Run(Guided, Generating, Sampling):
+class Run(Amortised, Densities, Energetic, Guided, Generating, Sampling):
     """The result of an engine, whichever engine made it.
 
     Attributes:
@@ -91,7 +90,7 @@ class Run(Guided, Generating, Sampling):
             exact=outcome.exact,
             dims=naming.dims(target),
             coords={k: list(v) for k, v in target.program.coords.items()},
-            observed=observed,
+            observed={**observed, **outcome.observed},
             constants=constants,
             program=target.program,
             data=target.bound.data,
@@ -117,10 +116,7 @@ class Run(Guided, Generating, Sampling):
 
         attrs = self.idata_attrs()
         if not self._has_log_likelihood() and self.program is not None:
-            solved = isinstance(self.program.model, Denoises)
-            why = "an equation is solved for each datum" if solved else "draws times data are many"
-            why = "plates are subsampled" if "subsampled" in self.attrs else why
-            attrs["log_likelihood"] = f"left out, {why}: ask for run.log_likelihood"
+            attrs.setdefault("log_likelihood", f"left out, {self._why_without()}: ask for run.log_likelihood")
         return to_idata(self._groups(), dims=self.dims, coords=self.coords, attrs=attrs)
 
     def _groups(self) -> dict[str, Mapping[str, np.ndarray]]:
@@ -129,38 +125,10 @@ class Run(Guided, Generating, Sampling):
             groups["log_likelihood"] = self.log_likelihood
         return {**groups, "observed_data": self.observed, "constant_data": self.constants}
 
-    def _has_log_likelihood(self) -> bool:
-        return "log_likelihood" in vars(self) or (self.program is not None and self._affordable())
-
-    def _affordable(self) -> bool:
-        if "subsampled" in self.attrs or isinstance(self._program().model, Denoises):
-            return False  # of some rows, and others for each draw; or by an equation that is solved for each
-        draws = next((x.shape[0] * x.shape[1] for x in self.posterior.values()), 0)
-        fitted = identity.arguments(self._program(), self.data)
-        in_files = sum(x.size for x in fitted.values() if isinstance(x, np.memmap))
-        return draws * max(in_files, sum(x.size for x in self.observed.values())) <= _MOST_LOG_LIKELIHOODS
-
     def idata_attrs(self) -> dict[str, Any]:
         """What the root of :attr:`idata` says of the run."""
         attrs = {"inference": self.engine, "inference_library": f"ppl_gen, {self.setting.backend}"}
         return {**attrs, "exact": self.exact, **asdict(self.setting), **self.attrs}
-
-    @functools.cached_property
-    def log_likelihood(self) -> dict[str, np.ndarray]:
-        """log p(datum | draw) for each observed site (chain, draw, *plates), discrete latents summed out.
-
-        A model of rows goes by blocks of them, unless the run holds draws of the latents of each row.
-        """
-
-        def of_rows(target: Target) -> dict[str, np.ndarray]:
-            return predicting.log_likelihood(target, self.posterior, self.params)
-
-        with self._scope():
-            bound = self._bind(None, _BLOCK_ROWS)
-            if not bound.by_rows or not predicting.fits(self._checked(bound), self.posterior):
-                return of_rows(self._target())
-        parts = self._by_rows(of_rows, None)
-        return {n: np.concatenate([p[n] for p in parts], axis=2) for n in parts[0]}
 
     # New data -------------------------------------------------------------------------------------------------
 
@@ -183,27 +151,6 @@ class Run(Guided, Generating, Sampling):
         groups = {"posterior_predictive": drawn, "observed_data": self.observed if data is None else {}}
         coords = self.coords if data is None else {}
         return to_idata(groups, dims=naming.dims(target), coords=coords, attrs=self.idata_attrs())
-
-    def log_prob(self, data: Any) -> np.ndarray:
-        """log p(x) of each datum under the fitted model; :attr:`log_prob_kind` says what kind of number it is.
-
-        A point estimate gives log p(x | estimate); draws give log of the mean of p(x | draw) over the draws.
-        Discrete latents are summed out. After training with a guide of the latents of each datum it is the importance-
-        weighted bound of 100 draws; :meth:`log_weights` takes more.
-
-        Raises:
-            UnsupportedError: latents of each datum that cannot be integrated out exactly.
-            ProgramError: data with another number of features than the fitted ones, or without observations.
-        """
-
-        def of_rows(target: Target) -> np.ndarray:
-            target.require_full_data("log_prob")
-            return predicting.log_prob(target, self._without_locals(), self.params)
-
-        if self.guided:
-            return self._bounds(data)
-        parts = self._by_rows(of_rows, data)
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def latent(self, data: Any = None) -> dict[str, np.ndarray]:
         """Posterior of the latents of each datum: who belongs where, and what lies behind.
@@ -257,22 +204,6 @@ class Run(Guided, Generating, Sampling):
             return latents.exactly(target, point, self.params)
         return latents.of_new_rows(target, self._locals(), point, self.params, engine, self.setting.seed)
 
-    @property
-    def log_prob_kind(self) -> str:
-        """"exact" for a point estimate, "estimate" for a Monte Carlo average over draws, "lower bound" by a guide.
-
-        "unavailable" where latents of each datum are left that cannot be integrated out, as after ``mcem`` and ``vbem``
-        on programs that are not linear-Gaussian in them: :meth:`log_prob` raises there.
-        """
-        if self.guided:
-            return "lower bound"
-        if self._locals():
-            with self._scope():
-                exact = predicting.is_exact(self._target(), self._without_locals(), self.params)
-            return "exact" if exact else "unavailable"
-        draws = next((x.shape[0] * x.shape[1] for x in self._without_locals().values()), 1)
-        return "exact" if draws == 1 and "elbo" not in self.history else "estimate"
-
     def _locals(self) -> list[str]:
         """Latents of single data that are drawn beside a point: they belong to the fitted rows."""
         return [n for n in self.attrs.get("local_latents", "").split(", ") if n]
@@ -307,7 +238,7 @@ class Run(Guided, Generating, Sampling):
         identity.require_sites(target, self.saved.get("sites", ()))
         return target
 
-    def _by_rows(self, f: Callable[[Target], Any], data: Any, block_rows: int = _BLOCK_ROWS) -> list[Any]:
+    def _by_rows(self, f: Callable[[Target], Any], data: Any, block_rows: int = BLOCK_ROWS) -> list[Any]:
         """``f`` of the target at these data; for a model of rows, at blocks of them, which bounds the memory."""
         with self._scope():
             bound = self._bind(data, block_rows)

@@ -10,7 +10,7 @@ import numpy as np
 
 from ppl_gen import backends
 from ppl_gen.backends.protocol import Backend, Request, UnsupportedError
-from ppl_gen.capabilities import Denoises
+from ppl_gen.capabilities import Denoises, EnergyBased
 from ppl_gen.diffusion import denoising
 from ppl_gen.diffusion.field import Field
 from ppl_gen.diffusion.flowing import Flow
@@ -34,6 +34,7 @@ class Sampling:
     setting: Any
     _scope: Callable[[], Any]
     _target: Callable[..., Any]
+    energy_draws: Callable[..., np.ndarray]
     _program: Callable[[], Any]
 
     def sample(self, n: int = 1, seed: int = 0, **how: Any) -> Any:
@@ -43,7 +44,8 @@ class Sampling:
         it was fitted to, each from its own draw of the posterior.
 
         Args:
-            how: of models along a path from noise, see :meth:`denoise`.
+            how: of models along a path from noise, see :meth:`denoise`; of those known by an energy, see
+                :meth:`energy_draws`.
 
         Returns:
             an array (n, ...), or a dict of them where several sites are observed.
@@ -52,6 +54,8 @@ class Sampling:
         model = self._program().model
         if isinstance(model, Denoises):
             return self.denoise(n, seed, **how)
+        if isinstance(model, EnergyBased):
+            return self.energy_draws(n, seed, **how)
         if how:
             raise TypeError(f"sample of {self._program().name} takes n and seed alone, got {', '.join(how)}")
         with self._scope():

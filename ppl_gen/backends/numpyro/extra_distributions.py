@@ -199,6 +199,39 @@ class FromFunctions(native.Distribution):
         return value, [log_prob]
 
 
+class LogDensity(native.Distribution):
+    """What was observed has the log densities `log_density`, which have been computed beforehand from its value.
+
+    `log_prob` says these, whatever the value; event shape `event_shape`, batch shape that of `log_density`. `support`
+    is that of one entry; the reals where it is None. Without `normalised` they hold up to a constant, the logarithm of
+    the normaliser, which may hang on params: engines that would take them for densities refuse them.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    pytree_data_fields = ("log_density",)
+    pytree_aux_fields = ("_entry", "normalised")
+    is_improper = True
+
+    def __init__(self, log_density, event_shape=(), support=None, normalised=False, *, validate_args=None):
+        self.log_density, self.normalised = jnp.asarray(log_density), normalised
+        self._entry = constraints.real if support is None else support
+        super().__init__(jnp.shape(self.log_density), tuple(event_shape), validate_args=validate_args)
+
+    def expand(self, batch_shape):
+        wide = jnp.broadcast_to(self.log_density, tuple(batch_shape))
+        return LogDensity(wide, self.event_shape, self._entry, self.normalised)
+
+    @constraints.dependent_property
+    def support(self):
+        return constraints.independent(self._entry, len(self.event_shape)) if self.event_shape else self._entry
+
+    def log_prob(self, value):
+        return self.log_density
+
+    def sample(self, key, sample_shape=()):
+        raise NotImplementedError(names.no_draws())
+
+
 class OneHotCategorical(native.Distribution):
     """One of n unit vectors: the categorical distribution as indicators. Event shape (n,)."""
 

@@ -22,6 +22,7 @@ def descend(
     clip_norm: float | None = None,
     ema: float | None = None,
     processes: bool = False,
+    carries: bool = False,
     calls: int = 1,
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """``advance(state, rows, *constants)`` descends ``loss(params, row, *constants) -> (value, report)``.
@@ -30,24 +31,28 @@ def descend(
         clip_norm: to which a gradient is shortened where it is longer.
         ema: decay of the moving average of params that the state has beside them; None for none.
         processes: the loss is the mean of those of all processes, each of which has rows of its own.
+        carries: the loss is ``loss(params, row, carried, *constants) -> (value, (report, carried))``, and the state has
+            what it ``carried`` from the step before, such as chains.
 
     Returns:
-        ``init(params) -> state``, a dict with ``params``, ``ema`` (the params themselves where there is none) and the
-        optimiser's own; ``advance``, where each row has the ``rate`` that the step's move is multiplied by, and
-        whatever the loss wants; the report has the ``loss`` and the length of the gradient, ``gradient_norm``.
+        ``init(params, carried=()) -> state``, a dict with ``params``, ``ema`` (the params themselves where there is
+        none), ``carried`` and the optimiser's own; ``advance``, where each row has the ``rate`` that the step's move is
+        multiplied by, and whatever the loss wants; the report has the ``loss`` and the length of the gradient,
+        ``gradient_norm``.
     """
     both = torch.func.grad_and_value(loss, has_aux=True)
 
-    def evaluate(params: Any, row: Any, *constants: Any) -> tuple[Any, ...]:
-        gradient, (value, report) = both(params, row, *constants)
-        return gradient, {**report, "loss": value}
+    def evaluate(params: Any, row: Any, carried: Any, *constants: Any) -> tuple[Any, ...]:
+        gradient, (value, report) = both(params, row, *((carried, *constants) if carries else constants))
+        report, carried = report if carries else (report, ())
+        return gradient, {**report, "loss": value}, carried
 
-    def clipped(gradient: Any, report: Any) -> tuple[Any, ...]:
+    def clipped(gradient: Any, report: Any, carried: Any) -> tuple[Any, ...]:
         norm = torch.sqrt(sum((g.square().sum() for g in gradient.values()), start=torch.zeros(())))
         if clip_norm is not None:
             factor = (clip_norm / norm.clamp(min=1e-30)).clamp(max=1.0)
             gradient = {n: g * factor for n, g in gradient.items()}
-        return gradient, {**report, "gradient_norm": norm}
+        return gradient, {**report, "gradient_norm": norm}, carried
 
     if processes:
         alone = compile(evaluate, calls=calls)
@@ -55,7 +60,7 @@ def descend(
     else:
         step = compile(lambda *args: clipped(*evaluate(*args)), calls=calls)
 
-    def init(params: dict[str, torch.Tensor]) -> dict[str, Any]:
+    def init(params: dict[str, torch.Tensor], carried: Any = ()) -> dict[str, Any]:
         held = {n: x.detach().clone(memory_format=torch.contiguous_format) for n, x in params.items()}
         solver = optimiser(optimizer, learning_rate)(list(held.values()))
         if inspect.signature(solver.step).parameters["closure"].default is inspect.Parameter.empty:
@@ -64,7 +69,7 @@ def descend(
                 "each time: use one that takes a gradient alone, such as torch.optim.Adam"
             )
         average = () if ema is None else {n: x.clone() for n, x in held.items()}
-        return {"params": held, "ema": average, "solver": Remembered(solver.state_dict())}
+        return {"params": held, "ema": average, "solver": Remembered(solver.state_dict()), "carried": carried}
 
     def advance(state: dict[str, Any], rows: dict[str, torch.Tensor], *constants: Any) -> tuple[Any, Any]:
         params = {n: x.clone() for n, x in state["params"].items()}
@@ -72,9 +77,9 @@ def descend(
         solver.load_state_dict(state["solver"].of_solver())
         rates = [group["lr"] for group in solver.param_groups]
         average: Any = () if ema is None else {n: x.clone() for n, x in state["ema"].items()}
-        reports = []
+        reports, carried = [], state["carried"]
         for row in (dict(zip(rows, parts, strict=True)) for parts in zip(*rows.values(), strict=True)):
-            gradient, report = step(params, row, *constants)
+            gradient, report, carried = step(params, row, carried, *constants)
             for name, x in params.items():
                 x.grad = gradient[name].contiguous()  # fused steps go through memory, and heed no strides
             for group, rate in zip(solver.param_groups, rates, strict=True):
@@ -87,7 +92,7 @@ def descend(
             group["lr"] = rate
         for x in params.values():
             x.grad = None
-        new = {"params": params, "ema": average, "solver": Remembered(solver.state_dict())}
+        new = {"params": params, "ema": average, "solver": Remembered(solver.state_dict()), "carried": carried}
         return new, {n: torch.stack([r[n] for r in reports]) for n in reports[0]}
 
     return init, advance

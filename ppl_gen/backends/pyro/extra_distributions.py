@@ -148,6 +148,37 @@ class FromFunctions(TorchDistribution):
         return self._drawn[0]
 
 
+class LogDensity(TorchDistribution):
+    """What was observed has the log densities `log_density`, which have been computed beforehand from its value.
+
+    `log_prob` says these, whatever the value; event shape `event_shape`, batch shape that of `log_density`. `support`
+    is that of one entry; the reals where it is None. Without `normalised` they hold up to a constant, the logarithm of
+    the normaliser, which may hang on params: engines that would take them for densities refuse them.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    is_improper = True
+
+    def __init__(self, log_density, event_shape=(), support=None, normalised=False, validate_args=None):
+        self.log_density, self.normalised = log_density, normalised
+        self._entry = constraints.real if support is None else support
+        super().__init__(log_density.shape, torch.Size(event_shape), validate_args=validate_args)
+
+    def expand(self, batch_shape, _instance=None):
+        wide = self.log_density.expand(torch.Size(batch_shape))
+        return LogDensity(wide, self.event_shape, self._entry, self.normalised)
+
+    @constraints.dependent_property
+    def support(self):
+        return constraints.independent(self._entry, len(self.event_shape)) if self.event_shape else self._entry
+
+    def log_prob(self, value):
+        return self.log_density
+
+    def sample(self, sample_shape=()):
+        raise NotImplementedError(names.no_draws())
+
+
 class DiscreteUniform(TorchDistribution):
     """Uniform over the integers low, ..., high."""
 

@@ -283,6 +283,7 @@ def _random_site(node: Any, plates: tuple, request: Request, assign: Assign) -> 
         discrete=discrete,
         cardinality=_cardinality(fn) if discrete and not observed and name not in request.values else None,
         improper=_is_improper(fn),
+        normalised=getattr(_base(fn), "normalised", True),
         in_support=_in_support(node) if request.check and observed else None,
         num_steps=fn.num_steps if isinstance(fn, MarkovChain) else None,
         links=links,
