@@ -94,9 +94,10 @@ def test_optimal_transport_has_less_left_to_say_and_hangs_on_the_seed_alone(back
 
 def test_a_run_with_coupled_noise_goes_on_from_its_checkpoint(tmp_path):
     x = np.random.default_rng(5).standard_normal((400, 2))
-    whole = _trained("pyro", "schroedinger_bridge", x)
-    kept = _trained("pyro", "schroedinger_bridge", x, checkpoint=tmp_path / "run")
+    whole = _trained("pyro", "schroedinger_bridge", x, validation=0.25)
+    kept = _trained("pyro", "schroedinger_bridge", x, validation=0.25, checkpoint=tmp_path / "run")
     assert (whole.history["loss"] == kept.history["loss"]).all()
+    assert np.isfinite(whole.history["validation"][5::6]).all()  # after each epoch of 6 batches
     assert (pg.resume(tmp_path / "run").history["loss"] == whole.history["loss"]).all()
 
 
