@@ -15,7 +15,7 @@ from ppl_gen.backends.protocol import UnsupportedError
 from ppl_gen.inference import importance
 from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.engine import Engine, Outcome, between, one_of, positive
-from ppl_gen.inference.fitting import fit, no_guide
+from ppl_gen.inference.fitting import fit
 from ppl_gen.inference.posterior_network import Standard, Trained
 from ppl_gen.inference.simulation import RUNS, Simulator, has_inner_noise, require_simulable
 from ppl_gen.inference.svi import SVI
@@ -282,7 +282,7 @@ class NeuralPosterior(Engine):
         of_u, of_y, estimator = Standard.of(u), Standard.of(y), self.estimator_of(target)
         data = {"u": of_u.forward(u), "y": of_y.forward(y)}
         inner = Target(target.bound.of(as_program(estimator), _ROWS, data))
-        made = fit(self._training(len(u)), inner.guided(), no_guide, driver, seed, self.name)
+        made = fit(self._training(len(u)), inner.guided(), inner.program.guide, driver, seed, self.name)
         return Trained(estimator, made.params, of_u, of_y), made
 
     # What comes out -----------------------------------------------------------------------------------------------
