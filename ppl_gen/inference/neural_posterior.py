@@ -248,11 +248,12 @@ class NeuralPosterior(Engine):
         return outcome
 
     def _said(self) -> str:
-        """Options of the network and of the data, which a saved run is asked with again."""
-        left_out = ("observe", "embedding")
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
+        """Options of the network, which a saved run is asked with again; of objects their names alone."""
         default = type(self)()
-        return json.dumps({n: x for n, x in own.items() if x != getattr(default, n)})
+        chosen = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "observe"}
+        chosen = {n: x for n, x in chosen.items() if x != getattr(default, n)}
+        objects = [n for n, x in chosen.items() if not isinstance(x, bool | int | float | str | tuple | None)]
+        return json.dumps({"objects": objects, **{n: x for n, x in chosen.items() if n not in objects}})
 
     def _simulated(
         self, propose: Propose, driver: Driver, seed: int, index: int, count: int
