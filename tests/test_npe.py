@@ -306,6 +306,11 @@ def test_an_embedding_is_learned_with_the_flow(backend):
     assert run.params["embedding.out.kernel" if backend == "numpyro" else "embedding.out.weight"].size == 2 * 16
     assert all(x.shape[backend == "pyro"] == 2 for n, x in run.params.items() if ".contexts." in n)
     assert run.posterior_for(np.zeros(4), num_samples=7).posterior["s"].shape == (1, 7)
+    engine, run.options = run.options, None  # as of a run from a file
+    with pytest.raises(ValueError, match="'embedding' of this run was one: set run.options"):
+        run.posterior_for(np.zeros(4))
+    run.options = engine
+    assert run.posterior_for(np.zeros(4), num_samples=7).posterior["s"].shape == (1, 7)
 
 
 @pytest.mark.filterwarnings("ignore:the network of npe is far:RuntimeWarning")  # trained for two epochs

@@ -162,6 +162,9 @@ def test_a_ladder_is_looked_at_on_its_rungs():
         t, _ = TIMES["ladder"](active.xp, path, active.asarray((np.arange(20) + 0.5) / 20))
         sigma = path.at(np, np.asarray(t)).sigma
     np.testing.assert_allclose(sigma, np.repeat(np.geomspace(0.1, 10.0, 5), 4))
+    model = pg.models.ScoreModel((2,), sigma_min=0.1, sigma_max=10.0, num_scales=5)
+    rungs = np.unique(np.round(model.along.at(np, model.sampler.times(model.along)).sigma, 9))
+    np.testing.assert_allclose(rungs, np.geomspace(0.1, 10.0, 5), rtol=1e-6)  # where it is drawn from
 
 
 def test_edm_trains_on_what_karras_and_others_do():
@@ -215,6 +218,7 @@ def test_options_that_do_not_fit_are_refused(engine, options, said):
         ({"num_context": 2}, {"x": np.zeros((300, 2))}, "takes a context|no context"),
         ({"num_context": 2}, {"x": np.zeros((300, 2)), "context": np.zeros((300, 3))}, "context of shape"),
         ({"source": "data"}, {"x": np.zeros((300, 2))}, "beside x"),
+        ({"source": "data"}, {"x": np.zeros((300, 2)), "noise": np.zeros((300, 2))}, "say by coupling"),
         ({}, {"x": np.zeros((300, 2)), "noise": np.zeros((300, 1))}, "for its noise"),
     ],
 )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ppl_gen import backends
+from ppl_gen.diffusion import score_objectives
 from ppl_gen.diffusion.field import Field
 from ppl_gen.diffusion.paths import OptimalTransport, Path, Point
 from ppl_gen.diffusion.predictions import coefficients, combined, converted
@@ -164,9 +165,7 @@ class Explicit(Objective):
     def squares(self, xp: Any, field: Field, t: Any, x: Any, drawn: Mapping[str, Any]) -> Any:
         at = field.at(xp, t)
         noisy = at.alpha * x + at.sigma * drawn["noise"]
-        score = self.score(noisy, t)  # type: ignore[misc]
-        if tuple(score.shape) != tuple(x.shape):
-            raise ValueError(f"the score of rows of shape {tuple(x.shape)} came in shape {tuple(score.shape)}")
+        score = score_objectives.score_of(lambda y: self.score(y, t), noisy)  # type: ignore[misc]
         error = field.says(noisy, t) - converted(xp, at, "score", field.kind, noisy, score, field.sigma_data)
         return _summed(xp, error * error)
 
@@ -181,14 +180,11 @@ class Implicit(Objective):
     def squares(self, xp: Any, field: Field, t: Any, x: Any, drawn: Mapping[str, Any]) -> Any:
         at = field.at(xp, t)
         noisy = at.alpha * x + at.sigma * drawn["noise"]
-        flat = lambda y: y.reshape((len(x), -1))
-        score, trace = self._trace(lambda y: flat(field(xp, "score", y.reshape(tuple(x.shape)), t)), flat(noisy))
         _, by_says = coefficients(xp, field.path.at(xp, t), field.kind, "score", field.sigma_data)
-        return (_summed(xp, score * score) + 2.0 * trace) / (by_says * by_says)
+        return 2.0 * self._half(lambda y: field(xp, "score", y, t), noisy) / (by_says * by_says)
 
-    def _trace(self, score: Callable[[Any], Any], x: Any) -> tuple[Any, Any]:
-        """score(x) and the trace of its Jacobian, of rows x (rows, numbers)."""
-        return home(backends.active().array_library).Functions.trace(score, x)
+    def _half(self, score: Callable[[Any], Any], x: Any) -> Any:
+        return score_objectives.implicit(home(backends.active().array_library).Functions, score, x)
 
 
 @dataclass(frozen=True)
@@ -198,14 +194,13 @@ class Sliced(Implicit):
     That is Hutchinson's estimate, of one derivative; where nothing is drawn, the trace itself.
     """
 
-    def _trace(self, score: Callable[[Any], Any], x: Any) -> tuple[Any, Any]:
+    def _half(self, score: Callable[[Any], Any], x: Any) -> Any:
         signs = backends.signs(tuple(x.shape))
         if signs is None:
-            return super()._trace(score, x)
+            return super()._half(score, x)
         active = backends.active()
-        signs = active.xp.astype(signs, x.dtype)
-        y, pushed = home(active.array_library).Functions.jvp(score, x, signs)
-        return y, active.xp.sum(signs * pushed, axis=-1)
+        directions = active.xp.astype(signs, x.dtype)[None]
+        return score_objectives.sliced(home(active.array_library).Functions, score, x, directions)
 
 
 def _summed(xp: Any, squares: Any) -> Any:

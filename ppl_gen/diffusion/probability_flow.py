@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -68,12 +68,26 @@ def change(xp: Any, field: Field, event_dim: int, signs: Any = None) -> Change:
     return slope
 
 
+class Solution(NamedTuple):
+    """Both ways of :func:`probability_flow`: ``log_prob(y)``, and ``both(noise)``, y at noise and log p(y) there."""
+
+    base: Any
+    log_prob: Callable[[Any], Any]
+    both: Callable[[Any], tuple[Any, Any]]
+
+
 def probability_flow(field: Field, shape: tuple[int, ...], num_steps: int) -> Any:
     """y near the data, where z near the noise is standard normal.
 
     log p(y) = log N(z near the noise) + integral of the trace of the slope's Jacobian - log S^D near the data, by
     Runge-Kutta steps of order 4: exact up to their error, which falls as num_steps^-4.
     """
+    base, log_prob, both = solution(field, shape, num_steps)
+    return dist.FromFunctions(base, lambda noise: both(noise)[0], log_prob, shape, both=both)
+
+
+def solution(field: Field, shape: tuple[int, ...], num_steps: int) -> Solution:
+    """What :func:`probability_flow` is made of."""
     at = places(field.path, field.sigma_data, num_steps)
     ndim, first = len(shape), float(scale(np, field.sigma_data, at[0]))
     base = dist.Normal(0.0, 1.0).expand(list(shape)).to_event(ndim)
@@ -92,4 +106,4 @@ def probability_flow(field: Field, shape: tuple[int, ...], num_steps: int) -> An
         z, lost = solved(noise, at[::-1].copy())
         return first * z, base.log_prob(noise) - lost - grown
 
-    return dist.FromFunctions(base, lambda noise: both(noise)[0], log_prob, shape, both=both)
+    return Solution(base, log_prob, both)

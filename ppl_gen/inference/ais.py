@@ -28,7 +28,45 @@ _PILOT = {"num_particles": 250, "num_chains": 2}
 
 
 @dataclass(frozen=True, kw_only=True)
-class AIS(Engine):
+class Scheduled(Engine):
+    """An engine whose particles go through temperatures that a small run of ``smc`` has fixed beforehand.
+
+    Attributes:
+        num_particles: in a population. num_chains: populations; each makes a chain of draws.
+        num_temperatures: of the path.
+        target_accept_prob, preconditioner, max_steps: of that run, as for ``smc``.
+    """
+
+    num_particles: int = 1000
+    num_chains: int = 2
+    num_temperatures: int = 200
+    target_accept_prob: float = 0.9
+    preconditioner: str = "dense"
+    max_steps: int = 64
+
+    def __post_init__(self) -> None:
+        positive(self, "num_particles", "num_chains", "num_temperatures", "max_steps")
+        between(self, 0, 1, "target_accept_prob")
+        one_of(self, "preconditioner", tempered_moves.PRECONDITIONERS)
+        if self.num_particles < 25:
+            raise ValueError(f"num_particles must be at least 25, got {self.num_particles}")
+
+    def schedule(self, target: Target, driver: Driver, seed: int) -> Schedule:
+        """As many temperatures between each two of the pilot run's own; to each the kernel of the colder one."""
+        pilot = SMC(
+            target_accept_prob=self.target_accept_prob, preconditioner=self.preconditioner, max_steps=self.max_steps,
+            **_PILOT,
+        )  # fmt: skip
+        _, report = pilot.anneal(target, driver, seed ^ 2**30)
+        stages = len(report["beta"])
+        at = np.linspace(0.0, stages, self.num_temperatures + 1)[1:]
+        beta = np.interp(at, np.arange(stages + 1), np.append(0.0, report["beta"]))
+        colder = np.minimum(np.ceil(at - 1e-9).astype(int), stages) - 1
+        return Schedule(beta, report["step_size"][colder], report["scale"][colder])
+
+
+@dataclass(frozen=True, kw_only=True)
+class AIS(Scheduled):
     """Annealed importance sampling: weighted draws of the posterior, and its evidence from below and from above.
 
     Particles go from the prior through fixed temperatures, one Hamiltonian trajectory at each, and are weighted for the
@@ -42,10 +80,8 @@ class AIS(Engine):
     say what the weights are worth.
 
     Attributes:
-        num_particles: in a population.
-        num_chains: populations; each makes a chain of draws.
-        num_temperatures: of the path.
-        target_accept_prob, preconditioner, max_steps: of the kernels, as for ``smc``.
+        num_particles, num_chains, num_temperatures, target_accept_prob, preconditioner, max_steps: as of
+            :class:`Scheduled`; the last three are of the kernels, too.
         reverse: go back too, at the same cost.
         posterior_draws: site -> exact draws of the posterior (draws, ...) to go back from, e.g. the latents that the
             data were simulated with (one draw).
@@ -55,22 +91,12 @@ class AIS(Engine):
     needs: ClassVar[str] = "continuous latents with proper priors"
     resumes: ClassVar[bool] = True
 
-    num_particles: int = 1000
-    num_chains: int = 2
-    num_temperatures: int = 200
-    target_accept_prob: float = 0.9
-    preconditioner: str = "dense"
-    max_steps: int = 64
     reverse: bool = True
     posterior_draws: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        positive(self, "num_particles", "num_chains", "num_temperatures", "max_steps")
-        between(self, 0, 1, "target_accept_prob")
-        one_of(self, "preconditioner", tempered_moves.PRECONDITIONERS)
+        super().__post_init__()
         one_of(self, "reverse", (True, False))
-        if self.num_particles < 25:
-            raise ValueError(f"num_particles must be at least 25, got {self.num_particles}")
         if self.posterior_draws is not None and not self.reverse:
             raise ValueError("posterior_draws are where the way back starts: set reverse=True, or leave them out")
 
@@ -80,7 +106,7 @@ class AIS(Engine):
 
     def run(self, target: Target, driver: Driver, seed: int) -> Outcome:
         backend, size = target.backend, self.num_chains * self.num_particles
-        exact, schedule = self._given(target), self._schedule(target, driver, seed)
+        exact, schedule = self._given(target), self.schedule(target, driver, seed)
         start = backend.asarray(prior_draws(target, size, seed))
         end, report = self._walk(target, driver, 4 * seed + 2, start, schedule, forth=True)
         log_weight = end.log_weight.reshape(self.num_chains, -1)
@@ -130,19 +156,6 @@ class AIS(Engine):
         if not np.isfinite(positions).all():
             raise ValueError("posterior_draws lie outside or on the edge of their supports: expected draws inside")
         return positions
-
-    def _schedule(self, target: Target, driver: Driver, seed: int) -> Schedule:
-        """From a pilot run: as many temperatures between each two of its own; to each the kernel of the colder one."""
-        pilot = SMC(
-            target_accept_prob=self.target_accept_prob, preconditioner=self.preconditioner, max_steps=self.max_steps,
-            **_PILOT,
-        )  # fmt: skip
-        _, report = pilot.anneal(target, driver, seed ^ 2**30)
-        stages = len(report["beta"])
-        at = np.linspace(0.0, stages, self.num_temperatures + 1)[1:]
-        beta = np.interp(at, np.arange(stages + 1), np.append(0.0, report["beta"]))
-        colder = np.minimum(np.ceil(at - 1e-9).astype(int), stages) - 1
-        return Schedule(beta, report["step_size"][colder], report["scale"][colder])
 
     def _walk(
         self, target: Target, driver: Driver, stream: int, start: Any, schedule: Schedule, forth: bool

@@ -98,11 +98,13 @@ def learned_by(run: Any) -> NeuralPosterior:
             "posteriors of other data come from a network that was trained for any data: infer with engine='npe', "
             f"'npse' or 'fmpe'; this is {run!r}"
         )
-    engine = resolve(run.engine, json.loads(said))
-    assert isinstance(engine, NeuralPosterior)
-    if any(n.startswith("embedding.") for n in run.params):
+    options = json.loads(said)
+    objects = options.pop("objects")
+    if objects:
         raise ValueError(
-            "a file holds no networks but their weights, and this run has an embedding: set run.options to the engine "
-            "that it was trained by, e.g. pg.inference.NPE(embedding=...)"
+            f"a file holds no objects, and {', '.join(map(repr, objects))} of this run was one: set run.options to the "
+            f"engine that it was trained by, e.g. pg.inference.NPE({objects[0]}=...)"
         )
+    engine = resolve(run.engine, options)
+    assert isinstance(engine, NeuralPosterior)
     return engine

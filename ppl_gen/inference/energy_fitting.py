@@ -31,6 +31,7 @@ class EnergyTraining(Training):
     patience: int = 5
 
     resumes: ClassVar[bool] = True
+    bounds: ClassVar[bool] = False
     takes_energies: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

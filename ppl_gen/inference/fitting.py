@@ -86,7 +86,7 @@ class Fit:
         with self._reading() as self.ready:
             state, report, reason = driver.run(
                 self._chunk, start, self.num_steps, label=self.label, chunk=self._chunk_size(), stop=watch,
-                describe=_Pace(self.engine.batch_size),
+                describe=_Pace(self.engine),
             )  # fmt: skip
         state = watch.last_good or state
         found = state["best"] if self.looks else self._params(state["now"])
@@ -178,14 +178,16 @@ class _Watch:
 class _Pace:
     """What the bar says of a chunk."""
 
-    def __init__(self, batch_size: int):
-        self._batch_size, self._last = batch_size, time.perf_counter()
+    def __init__(self, engine: Any):
+        self._batch_size, self._bounds, self._last = engine.batch_size, engine.bounds, time.perf_counter()
 
     def __call__(self, report: Mapping[str, np.ndarray]) -> str:
         now, last = time.perf_counter(), self._last
         self._last = now
         per_second = len(report["loss"]) * self._batch_size / (now - last)
-        return f"ELBO {-report['loss'].mean():.2f}, {per_second:,.0f} examples/s"
+        loss = float(report["loss"].mean())
+        said = f"ELBO {-loss:.2f}" if self._bounds else f"loss {loss:.4g}"
+        return f"{said}, {per_second:,.0f} examples/s"
 
 
 def no_guide(*_: Any, **__: Any) -> None:

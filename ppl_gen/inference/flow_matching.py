@@ -27,8 +27,8 @@ class FlowMatching(Regressing):
     Attributes:
         coupling: of data and noise within each batch: "independent"; "optimal_transport", exact among them, for paths
             that are short and nearly straight; "schroedinger_bridge", entropic, with bridges for paths; "paired", as
-            noise has come. "paired" where there is noise and this is None, else "independent". Labels are
-            coupled class by class.
+            noise has come. Where None "paired" if noise has come, else "independent"; of ``source="data"`` it must be
+            said. Labels are coupled class by class.
         bridge_scale: standard deviation of the Brownian motion of "schroedinger_bridge", in the unit of the data.
         times: at which rows are looked at, "uniform", "logit_normal" (Esser et al. 2024), or what
             :class:`~ppl_gen.inference.score_matching.ScoreMatching` has; by the path where None.
@@ -60,6 +60,11 @@ class FlowMatching(Regressing):
         held = target.bound.host
         if self.coupling == "paired" and "noise" not in held:
             raise ValueError("coupling='paired' takes noise as it comes with the data: pass {'x': ..., 'noise': ...}")
+        if self.coupling is None and target.program.model.needs_noise:
+            raise ValueError(
+                "source='data': say by coupling whether a row of noise belongs to the row of x beside it, 'paired', or "
+                "to any, 'optimal_transport', 'independent' or 'schroedinger_bridge'"
+            )
         if "context" in held and self.coupling in ("optimal_transport", "schroedinger_bridge"):
             raise UnsupportedError(
                 f"coupling={self.coupling!r} would match noise to each context, and draws start from any noise: use "

@@ -15,7 +15,7 @@ from ppl_gen.backends.protocol import UnsupportedError
 from ppl_gen.inference import importance
 from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.engine import Engine, Outcome, between, one_of, positive
-from ppl_gen.inference.fitting import fit, no_guide
+from ppl_gen.inference.fitting import fit
 from ppl_gen.inference.posterior_network import Standard, Trained
 from ppl_gen.inference.simulation import RUNS, Simulator, has_inner_noise, require_simulable
 from ppl_gen.inference.svi import SVI
@@ -248,11 +248,12 @@ class NeuralPosterior(Engine):
         return outcome
 
     def _said(self) -> str:
-        """Options of the network and of the data, which a saved run is asked with again."""
-        left_out = ("observe", "embedding")
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
+        """Options of the network, which a saved run is asked with again; of objects their names alone."""
         default = type(self)()
-        return json.dumps({n: x for n, x in own.items() if x != getattr(default, n)})
+        chosen = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "observe"}
+        chosen = {n: x for n, x in chosen.items() if x != getattr(default, n)}
+        objects = [n for n, x in chosen.items() if not isinstance(x, bool | int | float | str | tuple | None)]
+        return json.dumps({"objects": objects, **{n: x for n, x in chosen.items() if n not in objects}})
 
     def _simulated(
         self, propose: Propose, driver: Driver, seed: int, index: int, count: int
@@ -282,7 +283,7 @@ class NeuralPosterior(Engine):
         of_u, of_y, estimator = Standard.of(u), Standard.of(y), self.estimator_of(target)
         data = {"u": of_u.forward(u), "y": of_y.forward(y)}
         inner = Target(target.bound.of(as_program(estimator), _ROWS, data))
-        made = fit(self._training(len(u)), inner.guided(), no_guide, driver, seed, self.name)
+        made = fit(self._training(len(u)), inner.guided(), inner.program.guide, driver, seed, self.name)
         return Trained(estimator, made.params, of_u, of_y), made
 
     # What comes out -----------------------------------------------------------------------------------------------

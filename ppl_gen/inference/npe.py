@@ -33,6 +33,9 @@ class ConditionalFlow:
         with plate("simulation", len(u)):
             sample("u", density, obs=u)
 
+    def guide(self, u: Any, y: Any) -> None:
+        """Of no latents."""
+
     def draw(self, noise: Any, y: Any) -> tuple[Any, Any]:
         """u (rows, features) at noise, and log q there."""
         u, log_det = module("flow", self.bijector)(noise, context_of(self, y))

@@ -31,6 +31,7 @@ class Regressing(Training):
     """
 
     resumes: ClassVar[bool] = True
+    bounds: ClassVar[bool] = False
     elbo: ClassVar[str] = "trace"
     num_particles: ClassVar[int] = 1
 

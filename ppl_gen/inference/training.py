@@ -67,6 +67,7 @@ class Training(Engine):
     processes: bool = False
 
     rows_of_files: ClassVar[bool] = True
+    bounds: ClassVar[bool] = True  # whether minus its loss bounds log p(x)
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "num_epochs", "num_data"):

@@ -11,6 +11,7 @@ import numpy as np
 from ppl_gen.backends.protocol import UnsupportedError
 from ppl_gen.diffusion.denoiser import Denoiser
 from ppl_gen.diffusion.field import Field
+from ppl_gen.diffusion.latent_chain import LatentChain
 from ppl_gen.diffusion.objectives import Objective
 from ppl_gen.diffusion.paths import Path, path_of
 from ppl_gen.diffusion.predictions import check_prediction
@@ -90,6 +91,16 @@ class NoisyRows:
             raise ValueError("drop_label leaves out labels, and the model has none: set num_classes")
         asks = self.check_data, self.source == "data"
         return Regression(self.denoiser, objective, drop_label, self.num_classes, *asks)
+
+    def latent_variable(self, num_steps: int = 100, grid: str = "log_snr") -> LatentChain:
+        """The same network as a deep latent-variable program with a fixed guide, so many latents deep.
+
+        Its ``engine="svi"`` trains by the variational bound itself; ``run.latent_variable`` puts what another objective
+        has trained into it. Args: of :class:`~ppl_gen.diffusion.latent_chain.LatentChain`.
+        """
+        if self.source == "data":
+            raise ValueError("source='data': the noise of a latent-variable program is Gaussian")
+        return LatentChain(self, num_steps, grid)
 
     @property
     def denoiser(self) -> Denoiser:

@@ -16,8 +16,8 @@ class Diffusion(NoisyRows):
     """x_t = alpha_t x + sigma_t e; a network says what noise e is in x_t (Ho, Jain & Abbeel 2020; Song et al. 2021).
 
     Sites: ``x`` (N, *shape); params: the weights of ``net``. Train it by ``engine="score_matching"``, on data of about
-    mean 0 and standard deviation ``sigma_data``. ``run.log_prob`` is that of the probability-flow equation; draws are
-    made by any sampler of ``pg.diffusion.samplers``.
+    mean 0 and standard deviation ``sigma_data``. ``run.log_prob`` is that of the probability-flow equation, and the
+    variational bound that of ``run.latent_variable``; draws are made by any sampler of ``pg.diffusion.samplers``.
 
     Attributes:
         shape: of one datum, (2,) or, for convolutions, (height, width, channels).

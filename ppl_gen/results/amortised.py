@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ppl_gen.inference import amortised
 from ppl_gen.inference.driver import Driver
-from ppl_gen.inference.simulation import observed_arguments
 from ppl_gen.program import DataError
 from ppl_gen.results import identity
 from ppl_gen.target import Target
 
 if TYPE_CHECKING:
+    from ppl_gen.inference import amortised
     from ppl_gen.results.run import Run
 
 
@@ -73,6 +72,8 @@ class Amortised:
             return engine.log_prob(self._asked_of(engine, data), {n: np.asarray(x) for n, x in latents.items()})
 
     def _amortised(self, observe: Mapping[str, Any] | None, **options: Any) -> amortised.Amortised:
+        from ppl_gen.inference import amortised  # with SciPy, which takes longer to load than all of this
+
         return amortised.Amortised(trained=self, observe=observe, **options)
 
     def _asked_of(self, engine: amortised.Amortised, data: Any) -> Target:
@@ -83,6 +84,8 @@ class Amortised:
         if data is not None:
             self._require_same_rest(target)
         if self.attrs.get("num_rounds", 1) > 1 and (data is not None or engine.observe is not None):
+            from ppl_gen.inference import amortised
+
             fitted = amortised.learned_by(self)
             if not np.array_equal(held.observation(target), fitted.observation(self._target())):
                 raise ValueError(
@@ -97,6 +100,8 @@ class Amortised:
         Raises:
             DataError: naming the argument that differs.
         """
+        from ppl_gen.inference.simulation import observed_arguments
+
         program, free = self._program(), set(observed_arguments(target).values())
         default = {n: p.default for n, p in program.signature.parameters.items()}
         now, then = ({**default, **identity.arguments(program, x)} for x in (target.bound.data, self.data))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from ppl_gen.diffusion.samplers import Sampler
 from ppl_gen.inference.driver import Driver
 from ppl_gen.intake import DataError
 from ppl_gen.options import count, is_number
+from ppl_gen.program import as_program
 from ppl_gen.results import predicting
 
 _NUMBERS = 2**24  # of rows that are drawn side by side
@@ -28,6 +29,7 @@ class Sampling:
     """A part of :class:`~ppl_gen.results.run.Run`."""
 
     params: dict[str, np.ndarray]
+    attrs: dict[str, Any]
     posterior: Any
     setting: Any
     _scope: Callable[[], Any]
@@ -134,6 +136,17 @@ class Sampling:
         given = {"label": _labels(model, how.get("label"), n), "context": _contexts(model, how.get("context"), n)}
         pair = {"x": self.denoise(n, seed, noise=noise, **how), "noise": np.asarray(noise)}
         return {**pair, **{k: x for k, x in given.items() if x is not None}}
+
+    def latent_variable(self, num_steps: int = 100, grid: str = "log_snr") -> Any:
+        """The run of the same weights in the model's latent-variable program, see its ``latent_variable``.
+
+        Its ``log_weights(x, num_draws)`` are log p(x, z) - log q(z | x), whose mean over draws is the variational bound
+        of each datum (Ho et al. 2020, equation 5; Kingma et al. 2021, equation 11): ``evaluation.bits_per_dim`` of it
+        is what papers report. Its ``log_prob`` is the importance-weighted bound.
+        """
+        chain = self._denoises("latent_variable").latent_variable(num_steps, grid)
+        attrs = {**self.attrs, "guided": True, "elbo": "trace", "program": type(chain).__name__}
+        return replace(self, program=as_program(chain), attrs=attrs)  # type: ignore[type-var]
 
     def flow_log_prob(
         self, x: Any, label: Any = None, context: Any = None, num_steps: int = 50, trace: str = "exact",
