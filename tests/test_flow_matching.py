@@ -6,9 +6,10 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy.optimize import linear_sum_assignment
 
 import ppl_gen as pg
-from ppl_gen.diffusion.couplings import Coupling, Entropic, independent, optimal_transport, sinkhorn
+from ppl_gen.diffusion.couplings import Coupling, Entropic, assignment, independent, optimal_transport, sinkhorn
 from ppl_gen.diffusion.samplers import Euler
 
 BACKENDS = ("numpyro", "pyro")
@@ -22,6 +23,17 @@ def test_optimal_transport_is_the_best_of_all_permutations():
         cost = lambda order, x=x, e=e: ((x - e[list(order)]) ** 2).sum()
         assert sorted(found) == list(range(6))
         assert cost(found) == pytest.approx(min(map(cost, itertools.permutations(range(6)))))
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_assignments_are_those_of_the_costs_as_they_came(scale):
+    rng = np.random.default_rng(8)
+    for costs in (rng.standard_normal((90, 90)), rng.exponential(size=(90, 90)) ** 8, np.zeros((9, 9)), np.eye(1)):
+        rows, columns = linear_sum_assignment(scale * costs)
+        found = assignment(scale * costs)
+        assert sorted(found) == list(rows)
+        best, rounding = costs[rows, columns].sum(), 1e-13 * len(rows) * np.abs(costs).max()
+        assert costs[rows, found].sum() == pytest.approx(best, rel=1e-12, abs=rounding)
 
 
 def test_the_entropic_plan_is_that_of_two_points_by_hand():
