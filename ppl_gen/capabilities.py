@@ -168,11 +168,12 @@ class Denoises(Protocol):
 
     ``field(label, context)``, in the words of programs, is a :class:`~ppl_gen.diffusion.field.Field`; ``along`` its
     path and ``prediction`` its kind; ``sampler`` what draws are made by where nothing else is asked for; ``shape`` that
-    of a row.
+    of a row, and ``sigma_data`` the standard deviation of its entries.
     """
 
     shape: tuple[int, ...]
     prediction: str
+    sigma_data: float
 
     @property
     def along(self) -> Any: ...

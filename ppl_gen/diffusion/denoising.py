@@ -37,15 +37,17 @@ def steps(backend: Backend, sampler: Sampler, field_of: Callable[..., Field], ke
 
 
 def draw(
-    backend: Backend, driver: Driver, sampler: Sampler, path: Path, kind: str, advance: Callable[..., Any],
-    shape: tuple[int, ...], seed: int, constants: tuple[Any, ...] = (), keep: bool = False, noise: Any = None,
+    backend: Backend, driver: Driver, sampler: Sampler, path: Path, kind: str, sigma_data: float,
+    advance: Callable[..., Any], shape: tuple[int, ...], seed: int, constants: tuple[Any, ...] = (), keep: bool = False,
+    noise: Any = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:  # fmt: skip
     """Rows of this shape, from noise; and where they were after each step, (num_steps, *shape), where ``keep``.
 
     Memory holds the noise of ten steps, however many there are.
 
     Args:
-        kind: of the field's prediction. advance: of :func:`steps`.
+        kind: of the field's prediction. sigma_data: standard deviation of the data, which at the start counts beside
+            the noise. advance: of :func:`steps`.
         noise: of this shape, to begin with; standard normal where None.
 
     Raises:
@@ -54,7 +56,8 @@ def draw(
     """
     plan, spec, label = sampler.plan(path, kind), sampler.noise(shape), type(sampler).__name__
     tries = len(plan["t"])
-    scale = float(path.at(np, plan["t"][0]).sigma)
+    at = path.at(np, plan["t"][0])
+    scale = float(np.hypot(at.sigma, at.alpha * sigma_data))
     first = backend.noise(2 * seed, 0, {"x": ("normal", shape)}, 1)["x"][0] if noise is None else backend.asarray(noise)
     state = sampler.begin(backend.xp, scale * first)
 

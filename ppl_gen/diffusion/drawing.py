@@ -31,7 +31,8 @@ def draw(
     Args:
         score: ``(x (rows, *event), t (rows,)) -> like x``, of array functions of ``ppl_gen.xp``: the gradient of
             log p_t(x), or another prediction of this ``kind``.
-        shape: (rows, *event). sampler: of ``pg.diffusion.samplers``. sigma_data: of ``kind="edm"``.
+        shape: (rows, *event). sampler: of ``pg.diffusion.samplers``.
+        sigma_data: standard deviation of the data, which at the start counts beside the noise, and of ``kind="edm"``.
         trajectory: where rows were after each step, too.
 
     Returns:
@@ -49,7 +50,9 @@ def draw(
         _check(held, field, shape)
         advance = denoising.steps(held, sampler, lambda: field, trajectory)
         driver = Driver(held.to_numpy, progress)
-        x, way = denoising.draw(held, driver, sampler, field.path, kind, advance, shape, seed, (), trajectory)
+        x, way = denoising.draw(
+            held, driver, sampler, field.path, kind, sigma_data, advance, shape, seed, (), trajectory
+        )
     return x if way is None else way
 
 

@@ -43,8 +43,10 @@ def observing(field: Field, observed: Any, known: Any) -> Field:
 
     p(observed | x_t) is about Gaussian around the expected datum, of variance r^2 = sigma^2 s^2 / (sigma^2 +
     alpha^2 s^2) with s the standard deviation of the data: exact for data whose entries are independent Gaussians of
-    that variance, else an approximation, which closes in on the observation as the noise goes (Song, Vahdat, Mardani &
-    Kautz 2023, equation 7 and appendix A.3). The gradient goes through the network.
+    that variance, else an approximation (Song, Vahdat, Mardani & Kautz 2023, equation 7): of two unit Gaussians of
+    correlation 0.8, one observed at 1, draws of the other have mean 0.76 and deviation 0.63, exact are 0.8 and 0.6. The
+    gradient goes through the network: one that says the noise or the score has its errors multiplied by sigma / alpha
+    here, and may lead far away; let it say "v", "data" or "edm".
 
     Args:
         observed: like rows, any finite numbers where ``known`` (like it, 1 or 0) is 0.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ppl_gen.diffusion.paths import Path
 from ppl_gen.diffusion.samplers import Sampler
-from ppl_gen.diffusion.samplers.euler import Euler
+from ppl_gen.diffusion.samplers.dpm_solver_pp import DPMSolverPP
 from ppl_gen.models._noisy_rows import NoisyRows
 from ppl_gen.nets.net import Net
 
@@ -45,4 +45,4 @@ class Diffusion(NoisyRows):
     @property
     def sampler(self) -> Sampler:
         """What draws are made by where nothing else is asked for."""
-        return Euler(num_steps=250)
+        return DPMSolverPP(num_steps=50)

@@ -109,8 +109,8 @@ class Sampling:
                 advance = self._advance(backend, model, key, make, leaning)
                 params = {k: backend.asarray(x) for k, x in self.params.items()}
                 x, way = denoising.draw(
-                    backend, driver, sampler, model.along, kind, advance, shape, seed + 7919 * number,
-                    (params, held, told), trajectory, None if begun is None else begun[rows],
+                    backend, driver, sampler, model.along, kind, model.sigma_data, advance, shape,
+                    seed + 7919 * number, (params, held, told), trajectory, None if begun is None else begun[rows],
                 )  # fmt: skip
                 parts.append(x if way is None else way)
         drawn = np.concatenate(parts, axis=1 if trajectory else 0)

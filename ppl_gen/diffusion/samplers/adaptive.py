@@ -13,16 +13,19 @@ from ppl_gen.diffusion.samplers._sampler import Plan, Sampler
 from ppl_gen.options import count, not_below
 
 # Dormand & Prince (1980): nodes, stages, and what the method of order 5 has more than that of order 4.
-_NODES = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
-_STAGES = (
-    (1 / 5,),
-    (3 / 40, 9 / 40),
-    (44 / 45, -56 / 15, 32 / 9),
-    (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
-    (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
-    (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
+_NODES = np.asarray([1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0])
+_STAGES = np.asarray(
+    [
+        [1 / 5, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+        [3 / 40, 9 / 40, 0.0, 0.0, 0.0, 0.0, 0.0],
+        [44 / 45, -56 / 15, 32 / 9, 0.0, 0.0, 0.0, 0.0],
+        [19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729, 0.0, 0.0, 0.0],
+        [9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656, 0.0, 0.0],
+        [35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84, 0.0],
+    ]
 )
-_ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
+_ERROR = np.asarray([71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40])
+_PLACES = np.eye(7)[1:]  # of the slopes of the stages
 _SAFETY, _LEAST, _MOST = 0.9, 0.2, 10.0
 _FIRST = 1e-3  # length of the first step, of a way of length 1
 
@@ -72,11 +75,17 @@ class Adaptive(Sampler):
         t, way = row["t"], row["s"] - row["t"]
         last = wanted >= 1.0 - done
         h = xp.where(last, 1.0 - done, wanted)
-        slopes, new = [slope], x
-        for node, weights in zip(_NODES, _STAGES, strict=True):
-            new = x + h * sum(w * k for w, k in zip(weights, slopes, strict=True) if w)
-            slopes.append(way * field(xp, "velocity", new, t + (done + node * h) * way))
-        error = h * sum(w * k for w, k in zip(_ERROR, slopes, strict=True) if w)
+        table = [xp.astype(xp.asarray(z), x.dtype) for z in (_NODES, _STAGES, _PLACES, _ERROR)]
+
+        def stage(carry: Any, at: Any) -> tuple[Any, Any]:
+            node, weights, place = at
+            there = x + h * xp.tensordot(weights, carry[0], axes=1)
+            found = way * field(xp, "velocity", there, t + (done + node * h) * way)
+            return (carry[0] + place[(..., *(None,) * x.ndim)] * found, there), node
+
+        begun = xp.concatenate([slope[None], xp.zeros_like(xp.broadcast_to(slope, (6, *slope.shape)))])
+        (slopes, new), _ = xp.scan(stage, (begun, x), tuple(table[:3]))  # a loop: six networks would compile for long
+        error = h * xp.tensordot(table[3], slopes, axes=1)
         off = self._worst(xp, error, x, new)
         taken = off <= 1.0
         factor = xp.where(xp.isfinite(off), _SAFETY * xp.maximum(off, 1e-10) ** -0.2, _LEAST)

@@ -16,10 +16,10 @@ from ppl_gen.options import not_below
 
 @dataclass(frozen=True)
 class EDMStochastic(Sampler):
-    """Noise is put back before each step of Heun's method in sigma (Karras et al. 2022, algorithm 2).
+    """Noise is put back before each step of Heun's method on the probability-flow equation (Karras et al. 2022).
 
-    On any path, in x / alpha and sigma / alpha, where the slope is the expected noise. Without ``S_churn`` it is their
-    deterministic sampler, of order 2; the last step, to no noise at all, is Euler's.
+    Algorithm 2 on the path "edm"; on others the same steps in their own time and scale, as of algorithm 1. Without
+    ``S_churn`` it is the deterministic sampler, of order 2; a last step to no noise at all is Euler's.
 
     Attributes:
         S_churn: noise that is put back on the whole way; S_tmin, S_tmax: where sigma / alpha is between them;
@@ -59,12 +59,10 @@ class EDMStochastic(Sampler):
         return {"z": ("normal", shape)} if self.S_churn else {}
 
     def step(self, xp: Any, field: Field, state: Any, row: Any) -> Any:
-        (x,), weight = state, row["weight"]
-        at, hat, to = (field.at(xp, row[name]) for name in ("t", "hat", "s"))
-        y = x / at.alpha
+        (x,), t, h, weight = state, row["hat"], row["s"] - row["hat"], row["weight"]
         if self.S_churn:
-            y = y + row["put"] * row["z"]
-        h = to.sigma / to.alpha - hat.sigma / hat.alpha
-        slope = field(xp, "noise", hat.alpha * y, row["hat"])
-        again = field(xp, "noise", field.at(xp, row["check"]).alpha * (y + h * slope), row["check"])
-        return (to.alpha * (y + h * ((1.0 - weight) * slope + weight * again)),)
+            hat = field.at(xp, t).alpha
+            x = hat / field.at(xp, row["t"]).alpha * x + hat * row["put"] * row["z"]
+        slope = field(xp, "velocity", x, t)
+        again = field(xp, "velocity", x + h * slope, row["check"])
+        return (x + h * ((1.0 - weight) * slope + weight * again),)
