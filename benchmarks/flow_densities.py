@@ -53,7 +53,7 @@ def _mixture(x: np.ndarray, centres: np.ndarray, weights: np.ndarray, deviation:
     return np.concatenate(found) - np.log(2.0 * np.pi * deviation**2)
 
 
-def _draw(name: str, n: int, rng: np.random.Generator) -> np.ndarray:
+def draw(name: str, n: int, rng: np.random.Generator) -> np.ndarray:
     if name == "moons":
         points = _arcs(np.pi * rng.random(n))[rng.integers(2, size=n), np.arange(n)]
         return points + _NOISE * rng.standard_normal((n, 2))
@@ -78,7 +78,7 @@ def ours(case: str) -> Callable[[], Callable[[], dict[str, float]]]:
     import ppl_gen as pg
 
     backend, name = case.split()
-    x = _draw(name, _ROWS, np.random.default_rng(0))
+    x = draw(name, _ROWS, np.random.default_rng(0))
 
     def run() -> Callable[[], dict[str, float]]:
         model = pg.models.Flow(**_MODEL)
@@ -90,7 +90,7 @@ def ours(case: str) -> Callable[[], Callable[[], dict[str, float]]]:
 
 def _judged(run: Any, backend: str, name: str) -> dict[str, float]:
     """The shortfall and its standard error; the density on a grid is left for the picture."""
-    new = _draw(name, _NEW_ROWS, np.random.default_rng(1))
+    new = draw(name, _NEW_ROWS, np.random.default_rng(1))
     short = _log_density(name, new) - run.log_prob(new)
     np.save(_grid_file(backend, name), run.log_prob(_grid()).reshape(_PIXELS, _PIXELS))
     return {"nats short of the truth": float(short.mean()), "error": float(short.std() / np.sqrt(len(new)))}
@@ -118,7 +118,7 @@ def picture(result: dict[str, Any], path: Path) -> None:
 
     figure, axes = pyplot.subplots(len(_NAMES), 3, figsize=(8.4, 8.7), layout="constrained")
     for row, name in zip(axes, _NAMES, strict=True):
-        x = _draw(name, _ROWS, np.random.default_rng(0))
+        x = draw(name, _ROWS, np.random.default_rng(0))
         row[0].hist2d(*x.T, bins=_PIXELS // 2, range=[[-_SIDE, _SIDE]] * 2, cmap="viridis")
         row[0].set_title(f"{_NAMES[name]}: {_ROWS:,} rows")
         for axis, backend in zip(row[1:], ("numpyro", "pyro"), strict=True):
