@@ -200,3 +200,18 @@ def test_densities_of_a_run_are_those_of_its_program(run):
     np.testing.assert_allclose(at, again, atol=1e-3)
     told, errors = run.flow_log_prob(x, label, num_steps=10, trace="hutchinson", num_probes=20, progress=False)
     assert abs((told - values).sum()) < 4 * np.sqrt(np.square(errors).sum())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", backends.NAMES)
+def test_densities_and_observed_parts_of_images(backend):
+    x = np.random.default_rng(7).standard_normal((16, 8, 8, 1))
+    model = pg.models.Diffusion((8, 8, 1), prediction="v", channels=(4,))
+    run = pg.infer(model, x, "score_matching", backend, num_steps=2, batch_size=8, progress=False)
+    exact, _ = run.flow_log_prob(x[:4], num_steps=4, progress=False)
+    told, errors = run.flow_log_prob(x[:4], num_steps=4, trace="hutchinson", num_probes=16, progress=False)
+    assert abs((told - exact).sum()) < 4 * np.sqrt(np.square(errors).sum())
+    seen = np.full((8, 8, 1), np.nan)
+    seen[:4] = 0.5
+    drawn = run.denoise(3, 1, s.DDIM(num_steps=5), observed=seen, progress=False)
+    assert drawn.shape == (3, 8, 8, 1) and np.isfinite(drawn).all() and (drawn[:, :4] == 0.5).all()

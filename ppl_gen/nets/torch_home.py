@@ -126,6 +126,7 @@ class GroupNorm(torch.nn.GroupNorm):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         rows = x.reshape((-1, *x.shape[-3:])).permute(0, 3, 1, 2)
+        rows = rows.contiguous()  # PyTorch's derivative along a direction views it as if it were
         return super().forward(rows).permute(0, 2, 3, 1).reshape(x.shape)
 
 
