@@ -16,7 +16,6 @@ ENOUGH = 700
 POSTERIORDB = {
     "eight_schools": {"num_layers": 3},
     "gp": {"num_layers": 3},
-    "arK": {"flow": "maf", "num_layers": 3, "num_rounds": 4},
 }
 
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ppl_gen.diffusion.denoiser import Denoiser
-from ppl_gen.diffusion.objectives import TIMES, WEIGHTINGS, Denoising
+from ppl_gen.diffusion.objectives import Denoising
 from ppl_gen.diffusion.paths import Path, path_of
 from ppl_gen.diffusion.predictions import check_prediction
 from ppl_gen.diffusion.probability_flow import Solution, solution
 from ppl_gen.diffusion.regression import Regression
-from ppl_gen.inference.engine import one_of, positive
+from ppl_gen.inference.engine import positive
 from ppl_gen.inference.neural_posterior import NeuralPosterior, context_of
 from ppl_gen.nets.time_mlp import TimeMLP
 from ppl_gen.primitives import xp
@@ -33,6 +33,9 @@ class ConditionalDenoiser:
     embedding: Any = None
 
     em_rows: ClassVar[tuple[str, ...]] = ("u", "y")
+
+    def __post_init__(self) -> None:
+        self.objective.check(self.denoiser.path, self.denoiser.prediction)
 
     @property
     def features(self) -> int:
@@ -75,7 +78,8 @@ class DenoisingPosterior(NeuralPosterior):
     Attributes:
         path: of :class:`ppl_gen.models.Diffusion`. prediction: what the network says, as there.
         hidden: widths of its layers. num_steps: of the solver.
-        weighting, times: of the objective, as of ``score_matching``.
+        weighting, times: of the objective, as of ``score_matching``; times lie evenly in the logarithm of the noise,
+            since a posterior may be thin beside its prior.
     """
 
     num_epochs: int = 300
@@ -85,15 +89,13 @@ class DenoisingPosterior(NeuralPosterior):
     hidden: tuple[int, ...] = (128, 128, 128)
     num_steps: int = 32
     weighting: str = "simple"
-    times: str | None = None
+    times: str | None = "log_snr"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         positive(self, "num_steps")
         path_of(self.path)
         check_prediction(self.prediction)
-        one_of(self, "weighting", tuple(WEIGHTINGS))
-        one_of(self, "times", (None, *TIMES))
         self.estimator(1, (1,), 1)
 
     def estimator(self, features: int, shape: tuple[int, ...], num_context: int) -> ConditionalDenoiser:
