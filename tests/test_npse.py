@@ -18,7 +18,7 @@ SLOW_ON_PYRO = ("numpyro", pytest.param("pyro", marks=pytest.mark.slow))  # step
 SMALL = {"num_simulations": 2000, "num_epochs": 60, "batch_size": 100, "hidden": (48, 48), "num_steps": 16}
 
 
-@pytest.fixture(scope="module", params=["npse", "fmpe"])
+@pytest.fixture(scope="module", params=["npse", pytest.param("fmpe", marks=pytest.mark.slow)])
 def learned(request):
     return pg.infer(conjugate, Y, request.param, progress=False, learning_rate=3e-3, **SMALL)
 
