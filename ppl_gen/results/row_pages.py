@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ppl_gen.capabilities import Denoises
 from ppl_gen.results import identity
 from ppl_gen.results.arviz import arrays_of
 from ppl_gen.results.report import Section
@@ -45,13 +46,13 @@ def _sections(run: Run, name: str, held: dict[str, Any]) -> Iterator[Section]:
 def tried(title: str, draw: Callable[[], list[tuple[str, Figure]]]) -> Section:
     """A section, which says what kept its pictures from being drawn: no page is lost for one of them.
 
-    Such as latents of single data that the run has no draws of.
+    Such as latents of single data that the run has no draws of, or chains that run off.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return Section(title, figures=draw())
-    except (TypeError, ValueError) as error:
+    except (ArithmeticError, TypeError, ValueError) as error:
         return Section(title, f"Not drawn: {error}")
 
 
@@ -79,7 +80,9 @@ def _images(run: Run, x: np.ndarray, some: dict[str, Any], name: str) -> list[tu
 
 
 def _drawn(run: Run, some: dict[str, Any], name: str) -> np.ndarray:
-    """Rows of the model, of the contexts of the data where it wants any."""
+    """Rows of the model, of the labels and contexts of the data where it wants any."""
+    if run.program is not None and isinstance(run.program.model, Denoises):
+        return run.sample(len(some[name]), progress=False, **{n: some[n] for n in ("label", "context") if n in some})
     if "context" not in some:
         return run.sample(len(some[name]))
     drawn = arrays_of(run.predict({n: v for n, v in some.items() if n != name}))["posterior_predictive"][name]
