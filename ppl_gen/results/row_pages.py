@@ -26,7 +26,7 @@ _SHOWN, _RECONSTRUCTED, _ENCODED, _DRAWN = 36, 12, 2000, 3000
 
 def row_sections(run: Run) -> list[Section]:
     """Of a run of a model of rows with one observed site; none of others, or where the run holds no program or data."""
-    if run.program is None or run.data is None or not hasattr(run.program.model, "row_data"):
+    if run.program is None or run.data is None or not (hasattr(run.program.model, "row_data") or run.energetic):
         return []
     held = {n: x for n, x in identity.arguments(run.program, run.data).items() if np.ndim(x)}
     outputs: tuple[str, ...] = getattr(run.program.model, "outputs", ())
@@ -37,7 +37,7 @@ def _sections(run: Run, name: str, held: dict[str, Any]) -> Iterator[Section]:
     x = np.asarray(held[name][:_ENCODED])
     if is_images(x):
         yield tried("Images", lambda: _images(run, x, {n: np.asarray(v)[:_SHOWN] for n, v in held.items()}, name))
-    elif _is_plane(x) and run.log_prob_kind == "exact" and set(held) == {name}:
+    elif _is_plane(x) and (run.log_prob_kind == "exact" or run.energetic) and set(held) == {name}:
         yield tried("Density", lambda: _density(run, x))
     if run.guided:
         yield tried("Encodings", lambda: _encodings(run, {n: np.asarray(v)[:_ENCODED] for n, v in held.items()}))
