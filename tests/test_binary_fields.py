@@ -255,6 +255,7 @@ def test_data_that_a_binary_model_has_not(model, x, message):
     [
         (lambda: PairwiseMarkovField(3, ((0, 0),)), r"a pair of two of the 3 variables, counted from 0, got \(0, 0\)"),
         (lambda: PairwiseMarkovField(3, ((0, 1), (1, 0))), "comes twice"),
+        (lambda: PairwiseMarkovField(3, ((0, 1.5),)), "a pair of two of the 3 variables"),
         (lambda: PairwiseMarkovField(3, [(0, 1)]), "edges must be a tuple of pairs"),
         (lambda: Ising(4), "shape must be a tuple of lengths"),
         (lambda: Ising((1,)), "has one site"),

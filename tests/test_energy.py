@@ -281,6 +281,15 @@ def test_a_run_without_draws_of_its_own_has_no_predictions():
         pg.infer(pg.models.ProbabilisticPCA(1), X, "em", progress=False).log_normalizer()
 
 
+def test_a_page_draws_an_energy_by_its_chains(tmp_path):
+    """Of the plane beside its density, else as data sets; no program draws it."""
+    plane = EnergyModel(lambda x: 0.5 * pg.param("rate", 1.0) * xp.sum(x * x, axis=-1), (2,))
+    for model, x, title in ((plane, X[:50, :2], "Density"), (FIELD, X[:50], "Posterior predictive check")):
+        run = pg.infer(model, x, "score_matching", num_steps=1, batch_size=20, progress=False)
+        page = run.report(tmp_path / "page.html").read_text()
+        assert f"<h2>{title}</h2>" in page and "Not drawn" not in page
+
+
 def test_a_check_of_another_program_says_why_score_matching_does_not_apply():
     def model(y):
         with pg.plate("row", len(y)):

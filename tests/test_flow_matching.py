@@ -132,6 +132,7 @@ def test_a_flow_takes_one_data_set_to_another(backend):
         run.sample(10)
     with pytest.raises(ValueError, match="of shape"):
         run.sample(10, noise=np.zeros((9, 2)))
+    assert run.log_prob_kind == "unavailable"
     with pytest.raises(pg.UnsupportedError, match="no density"):
         run.log_prob(data)
     assert "an equation" in run.idata.attrs["log_likelihood"]  # and is made without one

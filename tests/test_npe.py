@@ -9,6 +9,7 @@ from scipy import stats
 import ppl_gen as pg
 from ppl_gen import backends, dist, nets, xp
 from ppl_gen.flows import flow
+from ppl_gen.inference import neural_posterior
 from ppl_gen.inference.npe import ConditionalFlow
 from ppl_gen.inference.posterior_network import Standard, Trained
 from ppl_gen.inference.simulation import Simulator
@@ -259,6 +260,14 @@ def test_rounds_narrow_down():
     again = near.posterior_for({"y": y}, correction=True)
     errors, ratio = off(again.posterior["z"][0], mean, np.full(2, sd), again.attrs["ess"])
     assert errors < 4.5 and (np.abs(ratio - 1) < 0.15).all()
+
+
+def test_a_round_that_keeps_all_runs_simulates_none(monkeypatch):
+    """As where the data say next to nothing."""
+    monkeypatch.setattr(neural_posterior, "inside", lambda regions, target, u: np.ones(len(u), bool))
+    options = {"num_simulations": 100, "num_epochs": 2, "num_samples": 20, "correction": False}
+    one, two = (npe(conjugate, Y, num_rounds=n, **options) for n in (1, 2))
+    assert two.attrs["num_rounds"] == 2 and two.attrs["num_simulations"] == one.attrs["num_simulations"]
 
 
 def test_a_truncated_prior_is_drawn_from_by_both_ways_alike():

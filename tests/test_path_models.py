@@ -99,3 +99,41 @@ def test_a_run_is_kept_and_drawn_from_again(tmp_path):
     np.testing.assert_array_equal(again.sample(10, **how), run.sample(10, **how))
     assert "an equation" in run.idata.attrs["log_likelihood"]
     assert run.log_prob({"x": x[:4], "label": label[:4]}).shape == (4,)
+
+
+def test_a_network_is_asked_of_rows_as_it_was_trained():
+    """Labels that it never saw, or never was without, it knows nothing of."""
+    x, label = _rows(5, 60)
+    model = pg.models.Diffusion((1,), hidden=(4,), num_classes=2)
+    fit = lambda data, **how: pg.infer(model, data, "score_matching", num_steps=2, batch_size=30, progress=False, **how)
+    always, never = fit({"x": x, "label": label}), fit(x)
+    for run, held, match in ((always, {}, "train it with drop_label"), (never, {"label": 1}, "never saw a label")):
+        with pytest.raises(pg.DataError, match=match):
+            run.sample(3, **held)
+        with pytest.raises(pg.DataError, match=match):
+            run.flow_log_prob(x[:3], **held)
+    with pytest.raises(pg.DataError, match="train it with drop_label"):
+        always.sample(3, label=1, guidance=1.0)
+    often = fit({"x": x, "label": label}, drop_label=0.1)
+    for held in ({}, {"label": 1}):
+        assert often.sample(3, sampler=Heun(2), progress=False, **held).shape == (3, 1)
+    for bad, match in (([0, 1], "one class, or one for each row"), ("a", "whole numbers from 0 to 1")):
+        with pytest.raises(pg.DataError, match=match):
+            often.sample(3, label=bad)
+    with pytest.raises(ValueError, match="guidance must be a finite number"):
+        often.sample(3, label=1, guidance=np.nan)
+    for rows in (x[:0], np.nan * x[:3]):
+        with pytest.raises(pg.DataError, match="finite rows"):
+            often.flow_log_prob(rows)
+
+
+def test_a_context_is_one_row_or_as_many_as_are_drawn():
+    x, _ = _rows(6, 60)
+    model = pg.models.FlowMatching((1,), hidden=(4,), num_context=2)
+    data = {"x": x, "context": np.hstack([x, x])}
+    run = pg.infer(model, data, "flow_matching", num_steps=2, batch_size=30, progress=False)
+    for bad in (1.0, [1.0], [np.nan, 0.0], np.zeros((2, 2))):
+        with pytest.raises(pg.DataError, match="context must be finite, of shape"):
+            run.sample(3, context=bad)
+    with pytest.raises(ValueError, match="a U-Net is told labels and no context"):
+        pg.models.FlowMatching((8, 8, 1), channels=(8, 8), num_context=2)

@@ -13,7 +13,7 @@ import arviz as az
 import matplotlib.image
 
 import ppl_gen as pg
-from ppl_gen.results import density_figures, figures, pages, report, row_figures, summary
+from ppl_gen.results import density_figures, figures, pages, report, row_figures, row_pages, summary
 from ppl_gen.results.arviz import to_idata
 
 OLD_ARVIZ = hasattr(az, "from_datatree")
@@ -109,6 +109,21 @@ def test_pictures_are_drawn(tmp_path, name):
     drawn = [axis for axis in figure.axes if axis.axison]
     assert drawn and all(axis.get_title("left") or axis.get_xlabel() for axis in drawn[:1])
     assert dict(matplotlib.rcParams) == before
+
+
+def test_a_curve_that_is_told_now_and_then_is_drawn_whole():
+    """Such as validation at the end of each epoch, the last before the end of the run: none of it is lost."""
+    curve = np.where(np.arange(20) % 6 == 5, np.arange(20.0), np.nan)
+    axis = figures.history_figure({"validation": curve}).axes[0]
+    np.testing.assert_array_equal(axis.lines[0].get_xydata(), [[6, 5], [12, 11], [18, 17]])
+    assert len(axis.lines) == 1  # no cross
+
+
+def test_no_page_is_lost_for_a_picture():
+    def run_off():
+        raise FloatingPointError("chain 3 diverged")
+
+    assert row_pages.tried("Images", run_off).text == "Not drawn: chain 3 diverged"
 
 
 @pytest.mark.parametrize("draw", [

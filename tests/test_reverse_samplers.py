@@ -259,9 +259,29 @@ def test_bad_grids_are_refused():
         ask(sampler="heun")
 
 
+def test_evaluations_are_those_of_a_step():
+    """Counted on NumPy's functions, of every sampler whose steps are its grid's."""
+    with_predictor = s.PredictorCorrector(num_steps=3, predictor=s.Heun(), num_corrections=3)
+    made = [getattr(s, n)(num_steps=3) for n in dir(s) if n != "Adaptive"]
+    asked = []
+    field = Field(path_of("vp"), "score", lambda x, t: asked.append(t) or -x, 1)
+    for sampler in (*made, with_predictor):
+        asked.clear()
+        plan = sampler.plan(field.path, "score")
+        x = np.ones((4, 2))
+        noise = {n: np.ones(shape) for n, (_, shape) in sampler.noise(x.shape).items()}
+        sampler.step(np, field, sampler.begin(np, x), {**{n: v[0] for n, v in plan.items()}, **noise})
+        assert len(asked) == sampler.evaluations, sampler
+
+
 def test_a_score_of_the_wrong_shape_is_refused_before_any_work():
     with pytest.raises(ValueError, match=r"score of rows \(5, 2\) .* has shape \(5,\)"):
         pg.diffusion.draw(lambda x, t: x[:, 0], "vp", (5, 2), s.Heun(), progress=False)
+
+
+def test_a_density_of_rows_that_are_not_finite_is_refused():
+    with pytest.raises(ValueError, match="x has 2 entries that are NaN or infinite"):
+        pg.diffusion.log_prob(lambda x, t: -x, "vp", [[np.nan, 1.0], [0.0, np.inf]])
 
 
 def test_rows_that_are_not_finite_are_named():

@@ -68,9 +68,14 @@ def log_prob(
     Args:
         num_steps: of Runge-Kutta. trace: "exact", or "hutchinson" by ``num_probes`` random directions for each row.
         sigma_data: standard deviation of the data, which at the noisy end counts beside the noise.
+
+    Raises:
+        ValueError: as of :func:`draw`, or rows that are not finite. FloatingPointError: the way is not finite.
     """
     x, flow = np.asarray(x, float), Flow(num_steps, trace, num_probes)
     field, shape = _field(score, path, kind, sigma_data, x.shape)
+    if not np.isfinite(x).all():
+        raise ValueError(f"x has {int((~np.isfinite(x)).sum())} entries that are NaN or infinite: expected finite rows")
     with backends.get(backend).scope(precision=precision, device=device, seed=seed) as held:
         _check(held, field, shape)
         advance = flow.steps(held, lambda: field, len(shape) - 1)

@@ -233,8 +233,9 @@ class NeuralPosterior(Engine):
                     "network has its mass. Raise num_simulations, so that rounds narrow down more slowly"
                 )
                 break
-            new, count = self._simulated(propose, driver, seed, i, self.num_simulations - len(pairs[0]))
-            pairs, runs = tuple(map(np.concatenate, zip(pairs, new, strict=True))), runs + count  # type: ignore
+            if (lacking := self.num_simulations - len(pairs[0])) > 0:
+                new, count = self._simulated(propose, driver, seed, i, lacking)
+                pairs, runs = tuple(map(np.concatenate, zip(pairs, new, strict=True))), runs + count  # type: ignore
             trained, made = self._fitted(target, driver, _seed(seed, 2, i), *pairs)
             if i + 1 < self.num_rounds:
                 regions.append(Region.of(trained, target, y, _seed(seed, 3, i)))
@@ -259,8 +260,7 @@ class NeuralPosterior(Engine):
         self, propose: Propose, driver: Driver, seed: int, index: int, count: int
     ) -> tuple[tuple[np.ndarray, np.ndarray], float]:
         """So many new pairs, and how many runs of the program they took."""
-        if count <= 0:
-            return (np.zeros((0, 0)), np.zeros((0, 0))), 0.0
+
         def advance(state: Any, start: int, rows: int) -> tuple[Any, dict[str, np.ndarray]]:
             parts: list[tuple[np.ndarray, np.ndarray]] = []
             tries = 0

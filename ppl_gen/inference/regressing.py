@@ -84,5 +84,7 @@ class Regressing(Training):
     def run(self, target: Target, driver: Driver, seed: int) -> Outcome:
         outcome = fit(self, target, target.program.guide, driver, seed)
         outcome.attrs.update(guided=False, elbo="", objective=repr(self.learns()))
+        if target.program.model.num_classes:  # the share of rows that it saw without their label
+            outcome.attrs["unlabelled"] = self.drop_label if "label" in target.bound.host else 1.0
         outcome.history = {n: x for n, x in outcome.history.items() if n not in _BOUND}
         return outcome

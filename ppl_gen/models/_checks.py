@@ -31,6 +31,8 @@ def check_binary(x: np.ndarray) -> None:
 
 def check_codes(name: str, x: np.ndarray, count: int, hint: str = "") -> None:
     """Raises DataError: other numbers than 0, 1, ..., count - 1."""
+    if x.dtype.kind not in "biuf":
+        raise DataError(f"{name} must hold whole numbers from 0 to {count - 1}, got an array of {x.dtype}")
     low, high, whole = float(x.min()), float(x.max()), x.dtype.kind != "f" or bool((x == np.round(x)).all())
     if not whole or low < 0 or high > count - 1:
         raise DataError(

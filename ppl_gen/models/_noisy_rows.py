@@ -59,6 +59,8 @@ class NoisyRows:
         count("num_steps", self.num_steps)
         if self.channels is not None and len(self.shape) != 3:
             raise ValueError(f"convolutions want a shape (height, width, channels), got {self.shape}")
+        if self.channels is not None and self.net is None and self.num_context:
+            raise ValueError("a U-Net is told labels and no context: leave num_context out, or pass net")
         one_of("source", self.source, ("gaussian", "data"))
         positive("sigma_data", self.sigma_data)
         self._net()

@@ -153,7 +153,7 @@ def _check_edges(size: int, edges: tuple[tuple[int, int], ...]) -> None:
         raise ValueError(f"edges must be a tuple of pairs of indices, e.g. ((0, 1), (1, 2)), got {edges!r}")
     seen = set()
     for edge in edges:
-        pair = isinstance(edge, tuple) and len(edge) == 2
+        pair = isinstance(edge, tuple) and len(edge) == 2 and all(isinstance(i, int | np.integer) for i in edge)
         if not pair or edge[0] == edge[1] or not all(0 <= i < size for i in edge):
             raise ValueError(f"an edge is a pair of two of the {size} variables, counted from 0, got {edge!r}")
         if (min(edge), max(edge)) in seen:

@@ -110,8 +110,12 @@ class Densities:
         """"exact" for a point estimate, "estimate" for a Monte Carlo average over draws, "lower bound" by a guide.
 
         "unavailable" where latents of each datum are left that cannot be integrated out, as after ``mcem`` and ``vbem``
-        on programs that are not linear-Gaussian in them: :meth:`log_prob` raises there.
+        on programs that are not linear-Gaussian in them, or where a flow begins at rows of data: :meth:`log_prob`
+        raises there.
         """
+        model = None if self.program is None else self.program.model
+        if isinstance(model, Denoises) and getattr(model, "source", "gaussian") == "data":
+            return "unavailable"
         if self.guided:
             return "lower bound"
         if self.unnormalised:

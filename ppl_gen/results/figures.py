@@ -244,16 +244,16 @@ def _interval(axis: Axes, draws: np.ndarray, height: float, ci: float, tint: str
 def _curve(axis: Axes, curve: np.ndarray, tint: str) -> None:
     steps = np.arange(1, curve.size + 1)
     window = max(1, curve.size // 60)
+    finite = np.flatnonzero(np.isfinite(curve))  # some, such as validation, are told now and then
     if window > 2:  # many noisy steps: the noise faintly, the running median clearly
         blocks = curve[: curve.size // window * window].reshape(-1, window)
         good = np.isfinite(blocks).any(axis=1)
         middle = np.nanmedian(np.where(np.isfinite(blocks[good]), blocks[good], np.nan), axis=1)
-        axis.plot(steps, curve, color=tint, lw=0.5, alpha=0.3)
+        axis.plot(steps[finite], curve[finite], color=tint, lw=0.5, alpha=0.3)
         axis.plot((np.flatnonzero(good) + 0.5) * window, middle, color=tint, lw=1.7)
     else:
-        axis.plot(steps, curve, color=tint, lw=1.5, marker="o" if curve.size < 25 else None, ms=3.5)
-    finite = np.flatnonzero(np.isfinite(curve))
-    if finite.size and finite[-1] < curve.size - 1:
+        axis.plot(steps[finite], curve[finite], color=tint, lw=1.5, marker="o" if finite.size < 25 else None, ms=3.5)
+    if finite.size and finite[-1] < curve.size - 1 and finite.size == finite[-1] + 1:
         last = finite[-1]
         axis.plot(steps[last], curve[last], "X", ms=8, color=INK, zorder=5)
         axis.annotate(f"not finite after {last + 1}", (steps[last], curve[last]), xytext=(-8, 8),

@@ -217,6 +217,9 @@ def predicted(run: Run) -> dict[str, np.ndarray]:
     """Data sets like the observed, (chain, draw, ...): of draws of the posterior, or several at a point."""
     from ppl_gen.results.arviz import arrays_of
 
+    if run.energetic:  # whose draws are of chains, and no program's
+        name, x = next(iter(run.observed.items()))
+        return {name: run.sample(_PREDICTIVE_SETS * len(x)).reshape(1, _PREDICTIVE_SETS, *x.shape)}
     if num_draws(run) > 1:
         return arrays_of(run.predict(num_samples=_PREDICTIVE_DRAWS))["posterior_predictive"]
     sets = [arrays_of(run.predict(seed=i))["posterior_predictive"] for i in range(_PREDICTIVE_SETS)]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ppl_gen.capabilities import Denoises
 from ppl_gen.results import identity
 from ppl_gen.results.arviz import arrays_of
 from ppl_gen.results.report import Section
@@ -25,7 +26,7 @@ _SHOWN, _RECONSTRUCTED, _ENCODED, _DRAWN = 36, 12, 2000, 3000
 
 def row_sections(run: Run) -> list[Section]:
     """Of a run of a model of rows with one observed site; none of others, or where the run holds no program or data."""
-    if run.program is None or run.data is None or not hasattr(run.program.model, "row_data"):
+    if run.program is None or run.data is None or not (hasattr(run.program.model, "row_data") or run.energetic):
         return []
     held = {n: x for n, x in identity.arguments(run.program, run.data).items() if np.ndim(x)}
     outputs: tuple[str, ...] = getattr(run.program.model, "outputs", ())
@@ -36,7 +37,7 @@ def _sections(run: Run, name: str, held: dict[str, Any]) -> Iterator[Section]:
     x = np.asarray(held[name][:_ENCODED])
     if is_images(x):
         yield tried("Images", lambda: _images(run, x, {n: np.asarray(v)[:_SHOWN] for n, v in held.items()}, name))
-    elif _is_plane(x) and run.log_prob_kind == "exact" and set(held) == {name}:
+    elif _is_plane(x) and (run.log_prob_kind == "exact" or run.energetic) and set(held) == {name}:
         yield tried("Density", lambda: _density(run, x))
     if run.guided:
         yield tried("Encodings", lambda: _encodings(run, {n: np.asarray(v)[:_ENCODED] for n, v in held.items()}))
@@ -45,13 +46,13 @@ def _sections(run: Run, name: str, held: dict[str, Any]) -> Iterator[Section]:
 def tried(title: str, draw: Callable[[], list[tuple[str, Figure]]]) -> Section:
     """A section, which says what kept its pictures from being drawn: no page is lost for one of them.
 
-    Such as latents of single data that the run has no draws of.
+    Such as latents of single data that the run has no draws of, or chains that run off.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return Section(title, figures=draw())
-    except (TypeError, ValueError) as error:
+    except (ArithmeticError, TypeError, ValueError) as error:
         return Section(title, f"Not drawn: {error}")
 
 
@@ -79,7 +80,9 @@ def _images(run: Run, x: np.ndarray, some: dict[str, Any], name: str) -> list[tu
 
 
 def _drawn(run: Run, some: dict[str, Any], name: str) -> np.ndarray:
-    """Rows of the model, of the contexts of the data where it wants any."""
+    """Rows of the model, of the labels and contexts of the data where it wants any."""
+    if run.program is not None and isinstance(run.program.model, Denoises):
+        return run.sample(len(some[name]), progress=False, **{n: some[n] for n in ("label", "context") if n in some})
     if "context" not in some:
         return run.sample(len(some[name]))
     drawn = arrays_of(run.predict({n: v for n, v in some.items() if n != name}))["posterior_predictive"][name]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -89,9 +90,9 @@ class Sampling:
         sampler = model.sampler if sampler is None else sampler
         if not isinstance(sampler, Sampler):
             raise TypeError(f"sampler must be one of pg.diffusion.samplers, e.g. Heun(), got {sampler!r}")
-        given = {"label": _labels(model, label, n), "context": _contexts(model, context, n)}
+        given = self._conditions(model, label, context, n)
         seen, begun = _seen(model, observed, n), _noise(model, noise, n)
-        _check_guidance(model, guidance, label, classifier)
+        _check_guidance(model, guidance, label, classifier, self.attrs)
         kind = model.prediction if classifier is None and seen is None else "score"
         sampler.plan(model.along, kind)  # which refuses times outside the path
         parts = []
@@ -164,7 +165,9 @@ class Sampling:
         model = self._denoises("flow_log_prob")
         data = np.asarray(x)
         n = len(data) if data.ndim else 0
-        given = {"label": _labels(model, label, n), "context": _contexts(model, context, n)}
+        if not data.size or not np.isfinite(data.astype(float)).all():
+            raise DataError(f"flow_log_prob takes finite rows (rows, *shape), at least one; got shape {data.shape}")
+        given = self._conditions(model, label, context, n)
         model.check_data({"x": data, **{k: v for k, v in given.items() if v is not None}})
         flow = Flow(num_steps, trace, num_probes)
         _, values, errors = self._flow(model, data.astype(float), n, given, flow, seed, progress)
@@ -180,7 +183,7 @@ class Sampling:
         """
         model = self._denoises("flow_sample")
         count("n", n)
-        given = {"label": _labels(model, label, n), "context": _contexts(model, context, n)}
+        given = self._conditions(model, label, context, n)
         return self._flow(model, None, n, given, Flow(num_steps, trace, num_probes), seed, progress)
 
     def _flow(
@@ -205,6 +208,20 @@ class Sampling:
                 )  # fmt: skip
         y, values, errors = (np.concatenate(x) for x in zip(*parts, strict=True))
         return y, values, errors
+
+    def _conditions(self, model: Any, label: Any, context: Any, n: int) -> dict[str, np.ndarray | None]:
+        """What is told of n rows.
+
+        Raises:
+            DataError: not of n rows; a label, or none, where the network was never trained so.
+        """
+        unlabelled = self.attrs.get("unlabelled")
+        if model.num_classes and unlabelled == (1.0 if label is not None else 0.0):
+            raise DataError(
+                "the network never saw a label: train it with labels in the data" if label is not None else
+                "the network never saw a row without its label: pass label, or train it with drop_label"
+            )
+        return {"label": _labels(model, label, n), "context": _contexts(model, context, n)}
 
     def _denoises(self, what: str) -> Any:
         model = self._program().model
@@ -256,12 +273,12 @@ def _blocks(n: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 
-def _check_guidance(model: Any, guidance: Any, label: Any, classifier: Any) -> None:
+def _check_guidance(model: Any, guidance: Any, label: Any, classifier: Any, attrs: Mapping[str, Any]) -> None:
     if guidance is None:
         return
-    if not is_number(guidance):
-        raise ValueError(f"guidance must be a number, got {guidance!r}")
-    if classifier is None and (label is None or not model.num_classes):
+    if not (is_number(guidance) and math.isfinite(guidance)):
+        raise ValueError(f"guidance must be a finite number, got {guidance!r}")
+    if classifier is None and (label is None or not model.num_classes or attrs.get("unlabelled") == 0.0):
         raise DataError(
             "guidance leans towards a label or a classifier: set num_classes of the model, train it with drop_label, "
             "and pass label; or pass classifier"
@@ -293,7 +310,10 @@ def _seen(model: Any, observed: Any, n: int) -> dict[str, np.ndarray] | None:
 def _labels(model: Any, label: Any, n: int) -> np.ndarray | None:
     if label is None:
         return None
-    found = np.broadcast_to(np.asarray(label), (n,))
+    held = np.asarray(label)
+    if held.shape not in ((), (n,)):
+        raise DataError(f"label must be one class, or one for each row, shape ({n},), got shape {held.shape}")
+    found = np.broadcast_to(held, (n,))
     model.check_data({"label": found, **({"context": np.zeros((n, model.num_context))} if model.num_context else {})})
     return found.astype(np.int32)
 
@@ -319,7 +339,9 @@ def _contexts(model: Any, context: Any, n: int) -> np.ndarray | None:
         if model.num_context:
             raise DataError(f"num_context={model.num_context}: pass context, (num_context,) or (n, num_context)")
         return None
-    found = np.asarray(context, float)
-    found = np.broadcast_to(found, (n, found.shape[-1]))
-    model.check_data({"context": found})
-    return found
+    if not model.num_context:
+        raise DataError("the model has no context: leave it out, or set num_context")
+    found, wanted = np.asarray(context, float), (model.num_context,)
+    if found.shape not in (wanted, (n, *wanted)) or not np.isfinite(found).all():
+        raise DataError(f"context must be finite, of shape {wanted} or {(n, *wanted)}, got shape {found.shape}")
+    return np.broadcast_to(found, (n, *wanted))

@@ -32,7 +32,6 @@ class PredictorCorrector(Sampler):
     num_corrections: int = 1
     snr: float = 0.16
 
-    evaluations: ClassVar[int] = 2
     off_start: ClassVar[bool] = True
     off_end: ClassVar[bool] = True
 
@@ -44,6 +43,11 @@ class PredictorCorrector(Sampler):
             raise TypeError(
                 f"predictor must be a sampler whose steps are those of a grid, got {type(self.predictor).__name__}"
             )
+
+    @property
+    def evaluations(self) -> int:  # type: ignore[override]
+        """Of the network, in a step."""
+        return self.predictor.evaluations + self.num_corrections
 
     def plan(self, path: Path, kind: str) -> Plan:
         return replace(self.predictor, grid=tuple(self.times(path, kind))).plan(path, kind)
