@@ -30,11 +30,15 @@ def _data_folder() -> tuple[Path, bool]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _forget_machine_code() -> Iterator[None]:
-    """What one file had compiled is of no use to the next, and all of it together takes gigabytes."""
+    """What one file had compiled is of no use to the next, and all of it together takes gigabytes.
+
+    What is left is held by the libraries and stays: it is not looked through again by every later collection.
+    """
     yield
     if "jax" in sys.modules:
         sys.modules["jax"].clear_caches()
     gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
