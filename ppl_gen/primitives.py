@@ -42,7 +42,10 @@ def sample(name: str, fn: Any, obs: Any = None, **options: Any) -> Any:
     Returns:
         a value of shape batch_shape + event_shape.
     """
-    return backends.active().sample(name, fn, obs=obs, **options)
+    active = backends.active()
+    if isinstance(obs, int | float):  # a plain number among the data
+        obs = active.asarray(obs)
+    return active.sample(name, fn, obs=obs, **options)
 
 
 def param(name: str, init: Any, constraint: Any = None, event_dim: int | None = None) -> Any:

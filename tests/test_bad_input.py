@@ -380,3 +380,13 @@ def test_error_before_any_fitting(one, backend, monkeypatch):
 
 def test_the_table_is_large():
     assert len(CASES) > 120
+
+
+@pytest.mark.parametrize("backend", ["numpyro", "pyro"])
+def test_a_plain_number_is_an_observation(backend):
+    def one_number(y):
+        mu = pg.sample("mu", dist.Normal(0.0, 1.0))
+        pg.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+    run = pg.infer(one_number, {"y": 1.0}, "map", backend, progress=False)
+    np.testing.assert_allclose(run.params["mu"], 0.5, atol=1e-4)  # (0 + 1) / 2

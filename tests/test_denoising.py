@@ -52,3 +52,12 @@ def test_draws_of_a_diffusion_have_the_moments_of_its_data(backend):
 def test_a_model_without_a_path_is_refused():
     with pytest.raises(pg.UnsupportedError, match="along a path from data to noise"):
         pg.infer(pg.models.ProbabilisticPCA(1), np.zeros((10, 3)) + np.arange(10)[:, None], "score_matching")
+
+
+def test_rows_kept_back_are_told_as_the_loss_is():
+    x = np.random.default_rng(3).standard_normal((400, 2))
+    model = pg.models.Diffusion((2,), hidden=(8,))
+    run = pg.infer(model, x, "score_matching", num_epochs=3, batch_size=64, validation=0.25, progress=False)
+    kept_back = run.history["validation"][np.isfinite(run.history["validation"])]
+    # squared errors of noise, of a network that starts near 0: about 1, and never below 0
+    assert len(kept_back) == 3 and (0.2 < kept_back).all() and (kept_back < 2.0).all()

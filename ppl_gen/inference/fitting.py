@@ -132,7 +132,7 @@ class Fit:
         report = {**report, "validation": np.full(count, np.nan)}
         if (start + count) // self.steps_per_epoch > start // self.steps_per_epoch:
             loss = self._validation(self._params(now))
-            report["validation"][-1] = -loss
+            report["validation"][-1] = -loss if self.engine.bounds else loss
             better = loss < state["lowest"]
             best = {"best": self._params(now), "lowest": loss, "waited": 0}
             state = {**state, **(best if better else {"waited": state["waited"] + 1})}
