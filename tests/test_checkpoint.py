@@ -130,7 +130,7 @@ def test_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
 def test_nothing_is_left_of_a_run_that_never_began(tmp_path):
     with pytest.raises(pg.UnsupportedError, match="a LBFGS in the state.*'mala', 'chees'"):
         infer(tmp_path / "run.zarr", "map", "pyro", num_steps=5, num_restarts=1)
-    with pytest.raises(pg.UnsupportedError, match="mcem cannot be kept in a checkpoint.*'chees', 'em'"):
+    with pytest.raises(pg.UnsupportedError, match="mcem cannot be kept in a checkpoint.*'chees', .*'em'"):
         infer(tmp_path / "run.zarr", "mcem")
     assert not list(tmp_path.iterdir())
 

@@ -24,6 +24,7 @@ PACKAGES = {"models": ppl_gen.models, "inference": ppl_gen.inference, "evaluatio
 @pytest.fixture
 def extended(tmp_path, monkeypatch):
     """The files of the page in folders that Python reads as parts of the three packages; all undone at the end."""
+    engine_module._load_all()  # a file is loaded once, and tells of its engine then: not to the copy
     added = []
     for place, text in FILES.items():
         folder, _, name = place.partition("/")

@@ -13,14 +13,17 @@ from tests.test_arrows import PACKAGE, imports, parse, within
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "pyro", "jax", "jaxlib", "numpyro", "flax", "optax", "funsor", "arviz", "xarray",
          "matplotlib", "scipy", "pandas", "sklearn")  # fmt: skip
-LIMIT = 0.3  # seconds; nearly all of it NumPy's own import
+LIMIT = 0.3  # seconds; nearly half of it NumPy's own import
+TIMES_NUMPY = 4.5  # as much, where the machine is so busy that NumPy alone takes a good part of that
 
 PROBE = """
 import json, sys, time
 start = time.perf_counter()
+import numpy
+numpys = time.perf_counter() - start
 import ppl_gen
 seconds = time.perf_counter() - start
-print(json.dumps({"seconds": seconds, "loaded": sorted({name.split(".")[0] for name in sys.modules})}))
+print(json.dumps({"seconds": seconds, "numpy": numpys, "loaded": sorted({name.split(".")[0] for name in sys.modules})}))
 """
 
 
@@ -33,12 +36,13 @@ def _probe() -> dict:
 
 def test_import_is_quick():
     # The best of several: a busy machine makes one run slow, only the package makes all of them slow.
-    best = float("inf")
+    best = limit = float("inf")
     for _ in range(20):
-        best = min(best, _probe()["seconds"])
-        if best < LIMIT:
+        found = _probe()
+        best, limit = min(best, found["seconds"]), min(limit, max(LIMIT, TIMES_NUMPY * found["numpy"]))
+        if best < limit:
             break
-    assert best < LIMIT, f"import ppl_gen took {best:.2f} s; see python -X importtime -c 'import ppl_gen'"
+    assert best < limit, f"import ppl_gen took {best:.2f} s; see python -X importtime -c 'import ppl_gen'"
 
 
 def test_import_loads_no_heavy_library():
