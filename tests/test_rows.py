@@ -74,7 +74,7 @@ def test_a_run_on_a_file_is_looked_at_and_kept_by_blocks(backend, tmp_path, monk
 
 def test_what_is_too_long_for_a_group_is_left_out_of_a_run_on_a_file(on_disk, monkeypatch):
     run = _fit(MODELS["mixture"], on_disk, "numpyro", block_rows=150)
-    monkeypatch.setattr("ppl_gen.results.run._MOST_LOG_LIKELIHOODS", X.size - 1)
+    monkeypatch.setattr("ppl_gen.results.densities._MOST_LOG_LIKELIHOODS", X.size - 1)
     assert "log_likelihood" not in arrays_of(run.idata)
     assert "run.log_likelihood" in run.idata.attrs["log_likelihood"]
 
