@@ -1,6 +1,9 @@
 """Declare a generative model once; infer it on Pyro or NumPyro by any engine; look at it with ArviZ."""
 
-from ppl_gen import diffusion, flows, inference, models, nets
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ppl_gen import inference, models, nets
 from ppl_gen.backends.protocol import UnsupportedError
 from ppl_gen.checks import ProgramError
 from ppl_gen.infer import check, engines, infer, load, resume
@@ -9,4 +12,19 @@ from ppl_gen.program import DataError, Program, program
 from ppl_gen.results.comparison import compare
 from ppl_gen.sbc import sbc
 
+if TYPE_CHECKING:
+    from ppl_gen import diffusion, flows
+
 __version__ = "0.1.0"
+
+_LATER = ("diffusion", "flows")  # most programs do without, and the import is quicker for it
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

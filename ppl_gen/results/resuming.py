@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from ppl_gen.flows.guide import FlowGuide
 from ppl_gen.inference.engine import Engine, resolve
 from ppl_gen.program import Bound, Program, as_program, declared
 from ppl_gen.results import identity
@@ -153,6 +152,8 @@ def _described(function: Any) -> str:
     """The name of an autoguide, a guide with its options, or the kind of a model, whose options are told apart."""
     if isinstance(function, str):
         return function
+    from ppl_gen.flows.guide import FlowGuide  # which `import ppl_gen` does without
+
     return repr(function) if isinstance(function, FlowGuide) else type(function).__name__
 
 
