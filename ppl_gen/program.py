@@ -64,6 +64,12 @@ class Program:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.model(*args, **kwargs)
 
+    def once(self, key: Any, build: Callable[[], Any]) -> Any:
+        """What ``build`` makes, kept with the program; of two threads, both get what the first has made."""
+        if key not in self.compiled:
+            self.compiled.setdefault(key, build())
+        return self.compiled[key]
+
     def __repr__(self) -> str:
         kind = f"native to {self.backend}" if self.backend else "portable"
         return f"<program {self.name}{self.signature}, {kind}>"

@@ -275,11 +275,7 @@ class Target:
 
     def compiled(self, name: Any, build: Callable[[], Any]) -> Any:
         """What ``build`` makes; made once for each program, shape, backend and ``name``."""
-        table = self.program.compiled
-        key = (self.bound.key, name)
-        if key not in table:
-            table.setdefault(key, build())  # of two threads, both get what the first has made
-        return table[key]
+        return self.program.once((self.bound.key, name), build)
 
     def batched_density(self) -> Callable[..., tuple[Any, Any]]:
         """``(positions (chains, dim), arrays) -> (log density (chains,), gradient (chains, dim))``, uncompiled."""
@@ -337,13 +333,14 @@ class Target:
         self.require_full_data(engine)
 
     def _require_no_params(self, engine: str) -> None:
-        if self.params.names:
-            raise UnsupportedError(
-                f"{engine} draws from a posterior, and {_listed(self.params.names)} of {self.program.name} are "
-                "learnable "
-                "params without a prior, which it would leave at their start: declare them by pg.sample with a prior"
-                + ("" if self.counts.names else ", or use engine='svi', 'map' or 'em'")
-            )
+        if not self.params.names:
+            return
+        learn = getattr(self.program.model, "learned_by", () if self.counts.names else ("svi", "map", "em"))
+        raise UnsupportedError(
+            f"{engine} draws from a posterior, and {_listed(self.params.names)} of {self.program.name} are learnable "
+            "params without a prior, which it would leave at their start: declare them by pg.sample with a prior"
+            + (f", or use engine={' or '.join(map(repr, learn))}" if learn else "")
+        )
 
     def require_enumeration(self, engine: str) -> None:
         """Discrete latents that can be summed out."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,14 @@ from ppl_gen.diffusion.paths import Path
 from ppl_gen.diffusion.samplers import Sampler
 from ppl_gen.inference.driver import Driver
 
-_CHUNK = 10  # steps in a compiled call, whose noise is in memory at once
+_CHUNK, _MOST = 10, 100  # steps in a compiled call: so many at least, and at most
+_NUMBERS = 2**20  # of the noise of a call, beyond the steps that there are at least
+
+
+def blocks(n: int, size: int, seed: int) -> Iterator[tuple[slice, int]]:
+    """``n`` rows by so many that go side by side, and a seed for each of these blocks."""
+    for number, start in enumerate(range(0, n, size)):
+        yield slice(start, min(start + size, n)), seed + 7919 * number
 
 
 def steps(backend: Backend, sampler: Sampler, field_of: Callable[..., Field], keep: bool) -> Callable[..., Any]:
@@ -43,7 +51,7 @@ def draw(
 ) -> tuple[np.ndarray, np.ndarray | None]:  # fmt: skip
     """Rows of this shape, from noise; and where they were after each step, (num_steps, *shape), where ``keep``.
 
-    Memory holds the noise of ten steps, however many there are.
+    Memory holds the noise of ten steps, or of a million numbers, however many steps there are.
 
     Args:
         kind: of the field's prediction. sigma_data: standard deviation of the data, which at the start counts beside
@@ -55,7 +63,7 @@ def draw(
         FloatingPointError: rows that are not finite, by name, and the time; or no way to the end of the path.
     """
     plan, spec, label = sampler.plan(path, kind), sampler.noise(shape), type(sampler).__name__
-    tries = len(plan["t"])
+    tries, chunk = len(plan["t"]), min(_MOST, max(_CHUNK, _NUMBERS // math.prod(shape)))
     at = path.at(np, plan["t"][0])
     scale = float(np.hypot(at.sigma, at.alpha * sigma_data))
     first = backend.noise(2 * seed, 0, {"x": ("normal", shape)}, 1)["x"][0] if noise is None else backend.asarray(noise)
@@ -78,7 +86,7 @@ def draw(
         done.append(len(report["finite"]))
         return "arrived" if "share" in report and report["share"][-1] >= 1.0 else None
 
-    state, report, reason = driver.run(run, state, tries, label=label, chunk=_CHUNK, keep=keep, stop=stop)
+    state, report, reason = driver.run(run, state, tries, label=label, chunk=chunk, keep=keep, stop=stop)
     if sampler.share(backend.xp, state) is not None and reason is None:
         raise FloatingPointError(
             f"{label} has not come to the end of the path in {tries} steps: allow for more num_steps or larger errors, "

@@ -79,15 +79,13 @@ def log_prob(
     with backends.get(backend).scope(precision=precision, device=device, seed=seed) as held:
         _check(held, field, shape)
         advance = flow.steps(held, lambda: field, len(shape) - 1)
-        driver, size, parts = Driver(held.to_numpy, progress), flow.rows(shape[1:]), []
-        for number, first in enumerate(range(0, shape[0], size)):
-            rows = x[first : first + size]
-            found = flow.solve(
-                held, driver, field.path, sigma_data, advance, rows, rows.shape, seed + 7919 * number
-            )  # fmt: skip
-            parts.append(found[1:])
-    values, errors = zip(*parts, strict=True)
-    return np.concatenate(values), np.concatenate(errors)
+        driver = Driver(held.to_numpy, progress)
+        parts = [
+            flow.solve(held, driver, field.path, sigma_data, advance, x[rows], x[rows].shape, own)[1:]
+            for rows, own in denoising.blocks(shape[0], flow.rows(shape[1:]), seed)
+        ]
+    values, errors = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return values, errors
 
 
 def _field(

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from ppl_gen.options import count, is_number
+from ppl_gen.options import count, is_number, not_below
 
 
 class Point(NamedTuple):
@@ -136,6 +136,9 @@ class Cosine(Path):
 
     name: ClassVar[str] = "cosine"
     end: ClassVar[float] = 0.995
+
+    def __post_init__(self) -> None:
+        not_below("s", self.s, 0)
 
     def at(self, xp: Any, t: Any) -> Point:
         rate, first = 0.5 * math.pi / (1.0 + self.s), math.cos(0.5 * math.pi * self.s / (1.0 + self.s))

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ppl_gen.inference.energies import Energies
-from ppl_gen.inference.energy_fitting import EnergyFit, EnergyTrainer, EnergyTraining
+from ppl_gen.inference.energy_fitting import LEFT_OUT, EnergyFit, EnergyTrainer, EnergyTraining
 from ppl_gen.inference.engine import between, one_of, positive
 from ppl_gen.inference.fitting import steps_at_once
 from ppl_gen.inference.negative_phase import Gibbs, Langevin, NegativePhase
@@ -44,6 +44,7 @@ class ContrastiveDivergence(EnergyTraining):
 
     name: ClassVar[str] = "contrastive_divergence"
     needs: ClassVar[str] = "a model that is known by an energy"
+    left_out: ClassVar[tuple[str, ...]] = (*LEFT_OUT, "validation")  # its loss is no measure of the fit
 
     num_negative_steps: int = 10
     persistent: bool = False
@@ -75,10 +76,6 @@ class ContrastiveDivergence(EnergyTraining):
     @property
     def _rows(self) -> int:
         return self.batch_size or 1
-
-    def left_out(self) -> tuple[str, ...]:
-        """And rows kept back: the loss is no measure of the fit."""
-        return (*super().left_out(), "validation")
 
     def fit(self, target: Target, seed: int) -> EnergyFit:
         return _Fit(self, target, lambda target: _Contrast(target, self), seed)

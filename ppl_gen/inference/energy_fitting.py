@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,12 +12,10 @@ from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.energies import Energies, require_learnable
 from ppl_gen.inference.engine import Outcome, between, positive
 from ppl_gen.inference.fitting import Fit
-from ppl_gen.inference.training import Training, rows_of
-from ppl_gen.program import Program
+from ppl_gen.inference.training import OF_BOUNDS, Training, rows_of
 from ppl_gen.target import Target
 
-_OF_BOUNDS = ("beta", "num_annealing", "free_bits", "mixed_precision", "processes")
-_BLOCK = 1024  # rows that the program is looked at with
+LEFT_OUT = (*OF_BOUNDS, "mixed_precision", "processes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +29,7 @@ class EnergyTraining(Training):
     patience: int = 5
 
     resumes: ClassVar[bool] = True
+    left_out: ClassVar[tuple[str, ...]] = LEFT_OUT
     bounds: ClassVar[bool] = False
     takes_energies: ClassVar[bool] = True
 
@@ -38,39 +37,16 @@ class EnergyTraining(Training):
         super().__post_init__()
         positive(self, "num_steps", "patience", "batch_size")
         between(self, 0, np.inf, "learning_rate")
-        defaults = {f.name: f.default for f in fields(self)}
-        chosen = [n for n in self.left_out() if getattr(self, n) != defaults[n]]
-        if chosen:
-            raise ValueError(f"{chosen[0]} is an option of training by a bound, and not of {self.name}: leave it out")
-
-    def left_out(self) -> tuple[str, ...]:
-        """Options of training that it has not."""
-        return _OF_BOUNDS
 
     def check(self, target: Target) -> None:
         require_learnable(target, self.name)
         rows_of(target, self.name)
 
-    def rows_at_once(self, program: Program) -> int | None:
-        return _BLOCK
-
     def fit(self, target: Target, seed: int) -> EnergyFit:
         raise TypeError(f"{type(self).__name__} defines no fit")
 
     def run(self, target: Target, driver: Driver, seed: int) -> Outcome:
-        return outcome(self, self.fit(target, seed), driver)
-
-
-def outcome(engine: Any, made: EnergyFit, driver: Driver) -> Outcome:
-    """What a run of training comes to."""
-    params, report, reason = made.run(driver)
-    warnings: list[str] = [] if made.bad_step is None else [made.said_of(made.bad_step, report)]
-    epochs = round(len(report["loss"]) / made.steps_per_epoch, 3)
-    return Outcome(
-        params={n: np.asarray(v) for n, v in made.target.backend.to_numpy(params).items()},
-        history={n: x for n, x in report.items() if n not in made.unsaid}, warnings=warnings,
-        attrs={"stopped": reason, "batch_size": engine.batch_size, "num_epochs": epochs},
-    )  # fmt: skip
+        return self.fit(target, seed).outcome(driver)
 
 
 class EnergyTrainer:
@@ -106,20 +82,9 @@ class EnergyTrainer:
 
 
 class EnergyFit(Fit):
-    """A run of training of an energy; subclasses hand steps what more they take.
+    """A run of training of an energy; subclasses hand steps what more they take."""
 
-    Attributes:
-        unsaid: reports that are left out of the history.
-    """
-
-    unsaid: tuple[str, ...] = ()
+    exact = True
 
     def _trainer(self, guide: Any, num_rows: int) -> EnergyTrainer:
         return guide(self.target)
-
-    def said_of(self, step: int, report: Mapping[str, np.ndarray]) -> str:
-        """What went wrong at a step."""
-        return (
-            f"{self.engine.name} stopped at step {step + 1}: the loss is not finite. The result is the last good state "
-            "before it. Lower learning_rate, set clip_norm, or look at the scale of the data"
-        )

@@ -12,7 +12,7 @@ from ppl_gen.capabilities import GibbsSampled
 from ppl_gen.diffusion import score_objectives
 from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.energies import require_learnable
-from ppl_gen.inference.energy_fitting import EnergyFit, EnergyTrainer, outcome
+from ppl_gen.inference.energy_fitting import EnergyFit, EnergyTrainer
 from ppl_gen.inference.engine import Outcome
 from ppl_gen.inference.training import rows_of
 from ppl_gen.nets.net import home
@@ -50,8 +50,7 @@ def check_energy_score(engine: Any, target: Target) -> None:
 
 def match_energy(engine: Any, target: Target, driver: Driver, seed: int) -> Outcome:
     """Params whose score matches that of the data by ``engine.objective``."""
-    made = _Fit(engine, target, lambda target: _Matched(target, engine), seed)
-    return outcome(engine, made, driver)
+    return _Fit(engine, target, lambda target: _Matched(target, engine), seed).outcome(driver)
 
 
 class _Matched(EnergyTrainer):

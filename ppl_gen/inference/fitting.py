@@ -22,7 +22,6 @@ from ppl_gen.target import Target
 
 _CHUNK_BYTES, _CHUNK = 2**24, 250  # of the batches of a compiled call, and how many at most
 _LOOKS = 2**30  # the number of the first step that rows kept back take their draws from
-_SAID = ("loss", "likelihood", "divergence", "gradient_norm", "validation")
 
 
 class Fit:
@@ -31,16 +30,19 @@ class Fit:
     Attributes:
         label: what the run is called. steps_per_epoch: of all processes.
         carries: whether the loss hands something on from step to step, see ``Backend.descend``.
+        unsaid: reports that are left out of the history. exact: whether what is learned is what was asked for.
     """
 
     carries = False
+    unsaid: tuple[str, ...] = ()
+    exact = False
 
     def __init__(self, engine: Any, target: Target, guide: Callable[..., Any], seed: int, label: str = ""):
         self.engine, self.target, self.seed, self.label = engine, target, seed, label or engine.name
         names, _ = rows_of(target, engine.name)
         self.share = target.backend.share(engine.batch_size, engine.processes)
-        adds = engine.adds(target)
-        self.feed, self.looks = feeds(engine, target.bound, names, self.share.here, seed, adds)
+        self.adds = engine.adds(target)
+        self.feed, self.looks = feeds(engine, target.bound, names, self.share.here, seed, self.adds)
         num_rows = round(self._sum(self.feed.num_rows))
         self.steps_per_epoch = num_rows // engine.batch_size
         self.num_steps = engine.num_steps if engine.num_epochs is None else engine.num_epochs * self.steps_per_epoch
@@ -54,7 +56,7 @@ class Fit:
         kind = {"auto": "trace"}.get(engine.elbo, engine.elbo)
         bound = RowBound(num_rows, kind, engine.num_particles, engine.free_bits)
         computes_in = _dtype_of_networks(engine, self.target)
-        return trainer(self.target, guide, bound, self.share.seen, computes_in, engine.adds(self.target))
+        return trainer(self.target, guide, bound, self.share.seen, computes_in, self.adds)
 
     def _compiled(self) -> tuple[Callable[..., Any], ...]:
         """Where training starts, many steps of it, and the loss of rows kept back: compiled once for like runs."""
@@ -92,6 +94,25 @@ class Fit:
         found = state["best"] if self.looks else self._params(state["now"])
         self.bad_step = None if watch.last_good is None else int(np.argmax(~np.isfinite(report["loss"])))
         return self.trainer.constrained(backend.from_numpy(backend.to_numpy(found))), report, reason or "num_steps"
+
+    def outcome(self, driver: Driver) -> Outcome:
+        """Train; what a run comes to."""
+        params, report, reason = self.run(driver)
+        epochs = round(len(report["loss"]) / self.steps_per_epoch, 3)
+        history = {"loss": report["loss"], **report}
+        return Outcome(
+            params={n: np.asarray(v) for n, v in self.target.backend.to_numpy(params).items()},
+            history={n: x for n, x in history.items() if n not in self.unsaid}, exact=self.exact,
+            warnings=[] if self.bad_step is None else [self.said_of(self.bad_step, report)],
+            attrs={"stopped": reason, "batch_size": self.engine.batch_size, "num_epochs": epochs},
+        )  # fmt: skip
+
+    def said_of(self, step: int, report: Mapping[str, np.ndarray]) -> str:
+        """What went wrong at a step."""
+        return (
+            f"{self.label} stopped at step {step + 1}: the loss is not finite. The result is the last good state "
+            "before it. Lower learning_rate, set clip_norm, or look at the scale of the data and the supports"
+        )
 
     def _start(self) -> dict[str, Any]:
         params = self.trainer.start(self.seed)
@@ -203,21 +224,9 @@ def fit(
         label: what the run is called; the name of the engine where it is empty.
     """
     made = Fit(engine, target, guide, seed, label)
-    params, report, reason = made.run(driver)
-    backend = target.backend
-    warnings: list[str] = []
-    if made.bad_step is not None:
-        warnings.append(
-            f"{made.label} stopped at step {made.bad_step + 1}: the loss is not finite. The result is the last good "
-            "state before it. Lower learning_rate, set clip_norm, or look at the scale of the data and the supports"
-        )
-    attrs = {"elbo": made.trainer.bound.kind, "guide": "by hand", "stopped": reason, "batch_size": engine.batch_size}
-    attrs["guided"] = made.trainer.guided
-    attrs["num_epochs"] = round(len(report["loss"]) / made.steps_per_epoch, 3)
-    return Outcome(
-        params={n: np.asarray(v) for n, v in backend.to_numpy(params).items()},
-        history={n: report[n] for n in _SAID if n in report}, warnings=warnings, attrs=attrs, exact=False,
-    )  # fmt: skip
+    outcome = made.outcome(driver)
+    outcome.attrs |= {"elbo": made.trainer.bound.kind, "guide": "by hand", "guided": made.trainer.guided}
+    return outcome
 
 
 def steps_at_once(bytes_of_batch: int) -> int:

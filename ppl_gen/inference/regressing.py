@@ -11,12 +11,11 @@ from ppl_gen.diffusion.objectives import Objective
 from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.engine import Outcome, between, positive, require_processes
 from ppl_gen.inference.fitting import fit
-from ppl_gen.inference.training import Training
+from ppl_gen.inference.training import OF_BOUNDS, Training
 from ppl_gen.options import is_number
 from ppl_gen.program import Program
 from ppl_gen.target import Target
 
-_BLOCK = 1024  # rows that the program is looked at with
 _BOUND = ("divergence", "likelihood")  # parts of a bound that this is none of
 
 
@@ -31,6 +30,7 @@ class Regressing(Training):
     """
 
     resumes: ClassVar[bool] = True
+    left_out: ClassVar[tuple[str, ...]] = OF_BOUNDS
     bounds: ClassVar[bool] = False
     elbo: ClassVar[str] = "trace"
     num_particles: ClassVar[int] = 1
@@ -49,9 +49,6 @@ class Regressing(Training):
         between(self, 0, float("inf"), "learning_rate")
         if not (is_number(self.drop_label) and 0 <= self.drop_label < 1):
             raise ValueError(f"drop_label must be a share, at least 0 and less than 1, got {self.drop_label!r}")
-        for name, plain in (("beta", 1), ("num_annealing", 0), ("free_bits", 0)):
-            if getattr(self, name) != plain:
-                raise ValueError(f"{name} is an option of bounds, and {self.name} has a loss of its own: leave it out")
 
     def learns(self) -> Objective:
         """What the model is to be trained on."""
@@ -72,14 +69,11 @@ class Regressing(Training):
             found.name = program.name
             return found
 
-        return program.compiled.setdefault(("stated", objective, self.drop_label), build())
+        return program.once(("stated", objective, self.drop_label), build)
 
     def check(self, target: Target) -> None:
         if self.processes:
             require_processes(target)
-
-    def rows_at_once(self, program: Program) -> int | None:
-        return _BLOCK
 
     def run(self, target: Target, driver: Driver, seed: int) -> Outcome:
         outcome = fit(self, target, target.program.guide, driver, seed)

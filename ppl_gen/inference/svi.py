@@ -22,11 +22,10 @@ from ppl_gen.inference.flow_fit import check_flow, fit_flow
 from ppl_gen.inference.laplace import laplace
 from ppl_gen.inference.starts import check_init
 from ppl_gen.inference.training import Training, rows_of
-from ppl_gen.program import GUIDES, Program
+from ppl_gen.program import GUIDES
 from ppl_gen.target import Target
 
 _CHUNK, _WINDOW = 500, 100  # steps in a compiled call; steps whose losses are averaged
-_BLOCK = 1024  # rows that the program is looked at with where it trains by minibatches
 _ELBOS = ("auto", "trace", "mean_field", "enum", "iwae", "renyi", "dreg")
 
 
@@ -126,10 +125,6 @@ class SVI(Training):
     def _without_discrete(self) -> tuple[str, ...]:
         """Bounds of programs whose latents are all continuous."""
         return ("mean_field", "iwae", "renyi") if self.batch_size is None else ("iwae", "dreg")
-
-    def rows_at_once(self, program: Program) -> int | None:
-        """By minibatches those of a block stand for all of a model that names its rows."""
-        return None if self.batch_size is None else _BLOCK
 
     def _start(self, target: Target, seed: int) -> dict[str, Any]:
         """Where an autoguide starts: from a random point, that of a mixture mostly ends with components unused."""

@@ -17,10 +17,12 @@ from ppl_gen.inference.engine import Engine, between, one_of, positive
 from ppl_gen.inference.feed import AUGMENTS, Augment
 from ppl_gen.inference.plates import row_arguments
 from ppl_gen.options import is_number, not_below
-from ppl_gen.program import Bound
+from ppl_gen.program import Bound, Program
 from ppl_gen.target import Target
 
 SCHEDULES = ("constant", "cosine")
+OF_BOUNDS = ("beta", "num_annealing", "free_bits")  # options of what trains by a bound
+_BLOCK = 1024  # rows that the program is looked at with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +70,7 @@ class Training(Engine):
 
     rows_of_files: ClassVar[bool] = True
     bounds: ClassVar[bool] = True  # whether minus its loss bounds log p(x)
+    left_out: ClassVar[tuple[str, ...]] = ()  # options of these that it has not
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "num_epochs", "num_data"):
@@ -92,8 +95,15 @@ class Training(Engine):
             )
         own = {f.name: (getattr(self, f.name), f.default) for f in fields(Training)}
         chosen = [n for n, (x, default) in own.items() if x is not default and not (is_number(x) and x == default)]
+        for name in self.left_out:
+            if name in chosen:
+                raise ValueError(f"{name} is an option of training by a bound, and not of {self.name}: leave it out")
         if self.batch_size is None and chosen:
             raise ValueError(f"{chosen[0]} is an option of training by minibatches: set batch_size as well")
+
+    def rows_at_once(self, program: Program) -> int | None:
+        """By minibatches those of a block stand for all of a model that names its rows."""
+        return None if self.batch_size is None else _BLOCK
 
     def adds(self, target: Target) -> Augment | None:
         """What puts arguments of the program beside the rows of each batch that the data do not hold, if anything."""

@@ -27,6 +27,7 @@ class BinaryEnergy:
 
     outputs: ClassVar[tuple[str, ...]] = ("x",)
     em_rows: ClassVar[tuple[str, ...]] = ("x",)
+    learned_by: ClassVar[tuple[str, ...]] = ("contrastive_divergence", "noise_contrastive")
     values: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     exact: bool | None

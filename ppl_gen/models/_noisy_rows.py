@@ -47,6 +47,7 @@ class NoisyRows:
 
     outputs: ClassVar[tuple[str, ...]] = ("x",)
     em_rows: ClassVar[tuple[str, ...]] = ("x", "label", "context", "noise")
+    learned_by: ClassVar[tuple[str, ...]] = ("score_matching", "flow_matching")
 
     def __post_init__(self) -> None:
         for n in self.shape:
