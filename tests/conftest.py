@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 NO_DATA = "no data folder"
+NO_TIME = "no time left"
 
 
 def _data_folder() -> tuple[Path, bool]:
@@ -62,20 +64,28 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "_SHARE", 0)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Where the time for all tests has an end, slow ones do not begin after it: they are named, not killed with it."""
+    until = os.environ.get("PPL_GEN_SLOW_UNTIL")
+    if until and item.get_closest_marker("slow") and time.time() > float(until):
+        pytest.skip(f"{NO_TIME}: PPL_GEN_SLOW_UNTIL has passed")
+
+
 def pytest_report_header() -> str:
     folder, _ = _data_folder()
     return f"data: {folder}" if folder.is_dir() else f"data: none ({folder} is not there; set PPL_GEN_DATA)"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """A test that did not run for want of data is named: a green line alone would hide it."""
-    missing = [
-        report.nodeid
-        for report in terminalreporter.getreports("skipped")
-        if isinstance(report.longrepr, tuple) and NO_DATA in report.longrepr[2]
-    ]
-    if missing:
-        terminalreporter.section("SKIPPED FOR WANT OF DATA", sep="!", red=True, bold=True)
-        terminalreporter.line(f"{len(missing)} tests did not run; set PPL_GEN_DATA to the data folder:")
-        for nodeid in missing:
-            terminalreporter.line(f"  {nodeid}")
+    """A test that did not run for want of data or time is named: a green line alone would hide it."""
+    for why, what in ((NO_DATA, "DATA, see PPL_GEN_DATA"), (NO_TIME, "TIME, see PPL_GEN_SLOW_UNTIL")):
+        missing = [
+            report.nodeid
+            for report in terminalreporter.getreports("skipped")
+            if isinstance(report.longrepr, tuple) and why in report.longrepr[2]
+        ]
+        if missing:
+            terminalreporter.section(f"SKIPPED FOR WANT OF {what}", sep="!", red=True, bold=True)
+            terminalreporter.line(f"{len(missing)} tests did not run:")
+            for nodeid in missing:
+                terminalreporter.line(f"  {nodeid}")
