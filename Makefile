@@ -58,6 +58,7 @@ bench: $(STAMP)
 peers: $(STAMP)
 	[ -x .venv-peers/bin/python ] || $(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/python -m pip install --disable-pip-version-check -q -r $(LOCK) -r requirements/peers.txt
+	.venv-peers/bin/python -m pip install --disable-pip-version-check -q --no-deps torchcfm==1.0.7  # it asks for CUDA
 
 setup: $(STAMP)
 

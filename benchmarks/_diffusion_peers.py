@@ -1,6 +1,7 @@
 """The peers of ``diffusion_speed``: plain loops around the same network, as the papers' code and torchcfm write them.
 
-Each has ``train(rows, count) -> run() -> losses`` and ``draws(shape, count) -> run() -> rows``.
+Each has ``train(rows, count) -> run() -> losses`` and ``draws(shape, count) -> run() -> rows``. Of torchebm and sbi it
+is what their users call.
 """
 
 from __future__ import annotations
@@ -173,3 +174,40 @@ class TorchCFM:
             return x.numpy()
 
         return run
+
+
+def torchebm(barrier: float, shape: tuple[int, ...], count: int, step_size: float) -> Callable[[], np.ndarray]:
+    """The ends of chains of unadjusted Langevin steps in double wells, E = barrier sum (x^2 - 1)^2."""
+    import torch
+    from torchebm.core import DoubleWellModel
+    from torchebm.samplers import LangevinDynamics
+
+    sampler = LangevinDynamics(DoubleWellModel(barrier), step_size)
+    return lambda: sampler.sample(x=torch.randn(shape), n_steps=count).numpy()
+
+
+def sbi(
+    observed: np.ndarray, simulations: int, draws: int, epochs: int, batch: int, width: int, layers: int, rate: float
+) -> Callable[[], np.ndarray]:
+    """Posterior draws (draws, 2) of two moons by neural posterior score estimation: simulated, trained and drawn."""
+    import torch
+    from sbi.inference import NPSE
+    from sbi.neural_nets import posterior_score_nn
+    from sbi.utils import BoxUniform
+
+    prior, seen = BoxUniform(-torch.ones(2), torch.ones(2)), torch.as_tensor(observed, dtype=torch.float32)
+
+    def simulate(theta: Any) -> Any:
+        a, r = torch.pi * (torch.rand(len(theta)) - 0.5), 0.1 + 0.01 * torch.randn(len(theta))
+        point = torch.stack([r * torch.cos(a) + 0.25, r * torch.sin(a)], dim=-1)
+        one, other = theta.T
+        return point + torch.stack([-torch.abs(one + other), other - one], dim=-1) / math.sqrt(2.0)
+
+    def run() -> np.ndarray:
+        net = posterior_score_nn("mlp", "ve", hidden_features=width, num_layers=layers)
+        made, theta = NPSE(prior, net, show_progress_bars=False), prior.sample((simulations,))
+        made.append_simulations(theta, simulate(theta))
+        made.train(batch, learning_rate=rate, max_num_epochs=epochs, stop_after_epochs=epochs)
+        return made.build_posterior().sample((draws,), x=seen, show_progress_bars=False).numpy()
+
+    return run

@@ -1,8 +1,11 @@
-"""Training steps and draws of diffusion and flow matching against plain loops on the same network, and torchcfm's.
+"""Training steps and draws of diffusion and flow matching against plain loops on the same network, and their peers.
 
 By hand is what the papers' code does: PyTorch uncompiled; on JAX a jitted step that is called in a loop. Both sides
 have the same network, optimiser, batches and numbers of evaluations, in single precision, and everything is compiled
 before it is timed. ``mlp`` is a perceptron of 3 x 64 on eight Gaussians in the plane, ``unet`` a U-Net on MNIST.
+``langevin`` are the ends of 1,000 chains of 1,000 steps in ten double wells, with the energy that they come to.
+``npse`` is the whole of an inference of two moons, 10,000 simulations, 30 epochs and 1,000 draws; "C2ST" is that of the
+draws against the reference.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import _diffusion_peers, _mnist
+from benchmarks import _diffusion_peers, _mnist, sbi_two_moons
 
 TITLE = "Diffusion and flow matching"
 PEER = "by hand"
@@ -24,21 +27,37 @@ CASES = {
     **{f"train cfm {b} torchcfm": f"one step of flow matching, {b} (torchcfm)" for b in _BACKENDS},
     **{f"train otcfm {b} torchcfm": f"one step of OT flow matching, {b} (torchcfm)" for b in _BACKENDS},
     **{f"draw cfm {b} torchcfm": f"draws of a batch, flow matching, {b} (torchcfm)" for b in _BACKENDS},
+    **{f"draw langevin {b} torchebm": f"chains of Langevin steps, {b} (torchebm)" for b in _BACKENDS},
+    **{f"infer npse {b} sbi": f"posterior of two moons by npse, {b} (sbi)" for b in _BACKENDS},
 }
 _STEPS = {"mlp": 2000, "unet": 20, "cfm": 2000, "otcfm": 1000}  # of training, in a run
 _BATCH = {"mlp": 256, "unet": 64, "cfm": 256, "otcfm": 256}
 _DRAWS, _EVALUATIONS = {"mlp": 2000, "unet": 64, "cfm": 2000}, {"mlp": 100, "unet": 20, "cfm": 100}
 PER = {case: _STEPS[case.split()[1]] if case.startswith("train") else 1 for case in CASES}
 _WIDTH, _RATE = 64, 1e-3
+_CHAINS, _WELLS, _BARRIER, _STEP = 1000, 10, 2.0, 0.01  # the step is dt of dx = -grad E dt + sqrt(2 dt) dw
+_NPSE = {"num_simulations": 10_000, "num_epochs": 30, "batch_size": 200, "learning_rate": _RATE}
+_POSTERIOR = 1000  # draws
 
 
-def ours(case: str) -> Callable[[], dict[str, float]]:
+def ours(case: str) -> Callable[[], Any]:
     task, kind, backend, _ = case.split()
+    if kind == "langevin":
+        return _langevin(backend)
+    if kind == "npse":
+        return _npse(backend)
     return _training(kind, backend) if task == "train" else _drawing(kind, backend)
 
 
-def peer(case: str) -> Callable[[], dict[str, float]]:
+def peer(case: str) -> Callable[[], Any]:
     task, kind, backend, whose = case.split()
+    if kind == "langevin":
+        chains = _diffusion_peers.torchebm(_BARRIER, (_CHAINS, _WELLS), 1000, _STEP)
+        return lambda: {"energy": _energy(chains())}
+    if kind == "npse":
+        how = {"epochs": _NPSE["num_epochs"], "batch": _NPSE["batch_size"], "width": _WIDTH, "layers": 3, "rate": _RATE}
+        infer = _diffusion_peers.sbi(sbi_two_moons.task()[0], _NPSE["num_simulations"], _POSTERIOR, **how)
+        return lambda: _c2st(infer())
     if whose == "torchcfm":
         made: Any = _diffusion_peers.TorchCFM(2, _WIDTH, _BATCH[kind], _RATE, optimal=kind == "otcfm")
     else:
@@ -82,6 +101,54 @@ def _drawing(kind: str, backend: str) -> Callable[[], dict[str, float]]:
     )
     sampler, seeds = Euler(num_steps=_EVALUATIONS[kind]), iter(range(10**6))
     return lambda: {"spread": float(np.std(run.sample(_DRAWS[kind], next(seeds), sampler=sampler, progress=False)))}
+
+
+def _langevin(backend: str) -> Callable[[], dict[str, float]]:
+    import ppl_gen as pg
+    from ppl_gen import dist, xp
+
+    @pg.program
+    def double_wells() -> None:
+        x = pg.sample("x", dist.Normal(0.0, 1.0).expand([_WELLS]).to_event(1))
+        pg.factor("wells", xp.sum(0.5 * x**2 - _BARRIER * (x**2 - 1.0) ** 2))
+
+    engine = pg.inference.ULA(
+        num_chains=_CHAINS, num_warmup=1, num_samples=1000, thinning=1000, preconditioner="identity",
+        step_size=float(np.sqrt(2.0 * _STEP)),
+    )  # fmt: skip
+    seeds = iter(range(10**6))
+
+    def run() -> dict[str, float]:
+        made = pg.infer(double_wells, {}, engine, backend, seed=next(seeds), precision="float32", progress=False)
+        return {"energy": _energy(made.posterior["x"][:, -1])}
+
+    return run
+
+
+def _energy(x: np.ndarray) -> float:
+    return float(_BARRIER * ((np.asarray(x, float) ** 2 - 1.0) ** 2).sum(-1).mean())
+
+
+def _npse(backend: str) -> Callable[[], Any]:
+    import ppl_gen as pg
+
+    model, observed, seeds = sbi_two_moons.two_moons(), sbi_two_moons.task()[0], iter(range(10**6))
+
+    def run() -> Any:
+        made = pg.infer(
+            model, observed, "npse", backend, seed=next(seeds), precision="float32", progress=False, correction=False,
+            num_samples=_POSTERIOR, hidden=(_WIDTH,) * 3, patience=_NPSE["num_epochs"], **_NPSE,
+        )  # fmt: skip
+        return _c2st(np.asarray(made.posterior["theta"][0], float))
+
+    return run
+
+
+def _c2st(draws: np.ndarray) -> Callable[[], dict[str, float]]:
+    """Said when the time has been taken."""
+    from ppl_gen import evaluation
+
+    return lambda: {"C2ST": evaluation.c2st(sbi_two_moons.task()[1][: len(draws)], draws)}
 
 
 def _engine(kind: str, num_steps: int | None = None) -> Any:
