@@ -23,8 +23,8 @@ ONCE = True
 _SIMULATIONS, _DRAWS = 100_000, 10_000
 _TRAINING: dict[str, dict[str, Any]] = {
     "npe": {"batch_size": 1000, "num_epochs": 40},
-    "npse": {"batch_size": 1000, "num_epochs": 60, "learning_rate": 2e-3},
-    "fmpe": {"batch_size": 1000, "num_epochs": 60, "learning_rate": 2e-3, "prediction": "edm"},
+    "npse": {"batch_size": 1000, "num_epochs": 40},
+    "fmpe": {"batch_size": 1000, "num_epochs": 40},
 }
 CASES = {f"{backend} {engine}": f"{engine}, {backend}" for backend in ("numpyro", "pyro") for engine in _TRAINING}
 

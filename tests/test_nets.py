@@ -35,6 +35,11 @@ CASES = {
         nets.UNet(IMAGE, 2, (12, 16, 24), num_blocks=2, attention=False, num_classes=4),
         (floats(3, *IMAGE), np.linspace(0, 1, 3, dtype="f4"), np.array([0, 3, 4])),
     ),
+    "perceptron told the time": (nets.TimeMLP(3, (16, 8)), (floats(4, 3), np.linspace(0, 1, 4, dtype="f4"))),
+    "residual told the time": (
+        nets.TimeResidual(3, 16, 2, num_classes=2, num_context=2),
+        (floats(4, 3), np.linspace(0, 1, 4, dtype="f4"), np.array([0, 2, 1, 0]), floats(4, 2)),
+    ),
     "pixels": (nets.PixelCNN(IMAGE, 5, 8, 3), (floats(3, *IMAGE),)),
     "pixels of classes": (nets.PixelCNN(IMAGE, 5, 8, 2, 3, num_classes=4), (floats(3, *IMAGE), np.array([0, 3, 1]))),
     "transformer": (nets.CausalTransformer(11, 6, 2, 2, 16), (RNG.integers(11, size=(3, 14)),)),

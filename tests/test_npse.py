@@ -15,7 +15,7 @@ from ppl_gen.target import Target
 from tests.test_npe import Y, conjugate, off, posterior, sum_of_two
 
 SLOW_ON_PYRO = ("numpyro", pytest.param("pyro", marks=pytest.mark.slow))  # steps one by one, of a network of 3 layers
-SMALL = {"num_simulations": 2000, "num_epochs": 60, "batch_size": 100, "hidden": (48, 48), "num_steps": 16}
+SMALL = {"num_simulations": 2000, "num_epochs": 60, "batch_size": 100, "width": 32, "num_blocks": 2, "num_steps": 16}
 
 
 @pytest.fixture(scope="module", params=["npse", pytest.param("fmpe", marks=pytest.mark.slow)])
@@ -59,7 +59,7 @@ def test_simulators_without_a_density(backend, engine, path, says):
     """z | x ~ N(x / 1.25, 0.2)."""
     run = pg.infer(
         sum_of_two, None, engine, backend, progress=False, latents="z", observe={"x": 1.0}, path=path, prediction=says,
-        learning_rate=3e-3, **{**SMALL, "num_epochs": 30, "hidden": (32,)},
+        learning_rate=3e-3, **{**SMALL, "num_blocks": 1},
     )  # fmt: skip
     z, sd = run.posterior["z"][0], np.sqrt(0.2)
     assert abs(z.mean() - 0.8) < 0.5 * sd and abs(np.log(z.std() / sd)) < np.log(1.6)
@@ -73,7 +73,7 @@ def test_simulators_without_a_density(backend, engine, path, says):
         ({"prediction": "nose"}, "prediction must be one of"),
         ({"num_steps": 0}, "num_steps must be a whole number of at least 1"),
         ({"weighting": "none"}, "weighting must be one of"),
-        ({"hidden": (0,)}, "hidden"),
+        ({"width": 0}, "width"),
     ],
 )
 def test_bad_input_is_refused(options, match):
@@ -89,7 +89,7 @@ def test_both_backends_say_the_same(engine):
         room = backends.get(name)
         with room.scope(seed=0):
             target = Target(conjugate.bind({"y": Y}, room, ("float64", None)))
-            estimator = resolve(engine, {"hidden": (8,), "num_steps": 8}).estimator_of(target)
+            estimator = resolve(engine, {"width": 8, "num_blocks": 1, "num_steps": 8}).estimator_of(target)
             sites = room.trace(estimator.denoiser.network, Request(key=room.key(0)))  # as a network starts
             weights = {n: np.asarray(room.to_numpy(s.value)) for n, s in sites.items()}
             scales = (Standard(np.zeros(n), np.full(n, 2.0)) for n in (2, 6))

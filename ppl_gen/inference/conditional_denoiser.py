@@ -13,7 +13,7 @@ from ppl_gen.diffusion.probability_flow import Solution, solution
 from ppl_gen.diffusion.regression import Regression
 from ppl_gen.inference.engine import positive
 from ppl_gen.inference.neural_posterior import NeuralPosterior, context_of
-from ppl_gen.nets.time_mlp import TimeMLP
+from ppl_gen.nets.time_residual import TimeResidual
 from ppl_gen.primitives import xp
 
 
@@ -77,29 +77,31 @@ class DenoisingPosterior(NeuralPosterior):
 
     Attributes:
         path: of :class:`ppl_gen.models.Diffusion`. prediction: what the network says, as there.
-        hidden: widths of its layers. num_steps: of the solver.
+        width, num_blocks: of the network, a :class:`ppl_gen.nets.TimeResidual`. num_steps: of the solver.
         weighting, times: of the objective, as of ``score_matching``; times lie evenly in the logarithm of the noise,
             since a posterior may be thin beside its prior.
     """
 
-    num_epochs: int = 300
-    patience: int = 60
+    num_epochs: int = 150
+    patience: int = 30
+    learning_rate: float = 5e-3
     path: str | Path = "vp"
     prediction: str = "noise"
-    hidden: tuple[int, ...] = (128, 128, 128)
+    width: int = 64
+    num_blocks: int = 3
     num_steps: int = 32
-    weighting: str = "simple"
+    weighting: str = "likelihood"
     times: str | None = "log_snr"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive(self, "num_steps")
+        positive(self, "num_steps", "width", "num_blocks")
         path_of(self.path)
         check_prediction(self.prediction)
         self.estimator(1, (1,), 1)
 
     def estimator(self, features: int, shape: tuple[int, ...], num_context: int) -> ConditionalDenoiser:
-        net = TimeMLP(features, self.hidden, num_context=num_context)
+        net = TimeResidual(features, self.width, self.num_blocks, num_context=num_context)
         denoiser = Denoiser(net, (features,), path_of(self.path), self.prediction)
         objective = Denoising(self.weighting, self.times)
         return ConditionalDenoiser(denoiser, objective, shape, self.num_steps, self.embedding)
