@@ -6,6 +6,7 @@ is what their users call.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Callable
@@ -25,10 +26,11 @@ class Torch:
     def train(self, x: np.ndarray, count: int) -> Callable[[], list[float]]:
         import torch
 
-        rows, solver = torch.as_tensor(x), torch.optim.Adam(self.net.parameters(), self.rate)
+        rows, start = torch.as_tensor(x), copy.deepcopy(self.net.state_dict())
 
         def run() -> list[float]:
-            losses = []
+            self.net.load_state_dict(start)
+            solver, losses = torch.optim.Adam(self.net.parameters(), self.rate), []
             for _ in range(count):
                 loss = self._loss(torch, rows[torch.randint(len(rows), (self.batch,))])
                 solver.zero_grad()
@@ -95,10 +97,8 @@ class Jax:
             update, held = solver.update(gradient, held, params)
             return optax.apply_updates(params, update), held, value
 
-        state = [self.params, solver.init(self.params)]
-
         def run() -> list[float]:
-            losses = []
+            state, losses = [self.params, solver.init(self.params)], []
             for key in jax.random.split(jax.random.key(0), count):
                 *state[:], value = step(*state, key)
                 losses.append(value)
@@ -146,10 +146,11 @@ class TorchCFM:
     def train(self, x: np.ndarray, count: int) -> Callable[[], list[float]]:
         import torch
 
-        rows, solver = torch.as_tensor(x), torch.optim.Adam(self.net.parameters(), self.rate)
+        rows, start = torch.as_tensor(x), copy.deepcopy(self.net.state_dict())
 
         def run() -> list[float]:
-            losses = []
+            self.net.load_state_dict(start)
+            solver, losses = torch.optim.Adam(self.net.parameters(), self.rate), []
             for _ in range(count):
                 solver.zero_grad()
                 x1 = rows[torch.randint(len(rows), (self.batch,))]
