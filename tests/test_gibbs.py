@@ -79,7 +79,7 @@ def test_counts_beside_their_rate(backend):
     assert abs(np.arctanh(tied) - np.arctanh(expected)) < 4.5 / np.sqrt(ess(run.posterior["rate"]))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ["numpyro", pytest.param("pyro", marks=pytest.mark.slow)])
 def test_counts_alone(backend):
     """By thinning: m - k ~ Poisson(5/4) and n - m ~ Poisson(5/2), independent."""
     run = pg.infer(thinned, {"k": np.array(12.0)}, "gibbs", backend, seed=2, progress=False, **SHORT)
@@ -97,7 +97,7 @@ def _brute_force(y):
     return (n1, n2, m), p / p.sum()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ["numpyro", pytest.param("pyro", marks=pytest.mark.slow)])
 def test_values_that_depend_on_each_other(backend):
     """A sum observed, of two rows and another site; the finite latent has no draws."""
     run = pg.infer(coupled, {"y": np.array(11.0)}, "gibbs", backend, seed=3, progress=False, **SHORT)

@@ -108,7 +108,10 @@ def slow(y):
         pg.sample("y", dist.Poisson(xp.exp(pg.sample("z", dist.Normal(mu, scale)))), obs=y)
 
 
-@pytest.mark.parametrize(("backend", "seeds"), [("numpyro", (0, 1, 2, 3)), ("pyro", (0,))])
+MORE = [pytest.param(*more, marks=pytest.mark.slow) for more in (("numpyro", (2, 3)), ("pyro", (0,)))]
+
+
+@pytest.mark.parametrize(("backend", "seeds"), [("numpyro", (0, 1)), *MORE])
 def test_short_steps_are_not_taken_for_the_end(backend, seeds):
     """Where each iteration gains little and many are to come, from every seed."""
     counts = COUNTS[:60]

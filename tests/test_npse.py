@@ -81,7 +81,7 @@ def test_bad_input_is_refused(options, match):
         pg.infer(conjugate, Y, "npse", progress=False, **options)
 
 
-@pytest.mark.parametrize("engine", ["npse", "fmpe"])
+@pytest.mark.parametrize("engine", ["npse", pytest.param("fmpe", marks=pytest.mark.slow)])
 def test_both_backends_say_the_same(engine):
     """Of draws and densities, with the same weights and noise in float64."""
     found, y = {}, Y.reshape(-1)

@@ -219,7 +219,10 @@ def test_both_backends_draw_the_same_of_the_same_noise(name):
     np.testing.assert_allclose(*found, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("sampler", [s.EulerMaruyama(num_steps=25), s.Adaptive()], ids=lambda x: type(x).__name__)
+LONG = pytest.param(s.Adaptive(), marks=pytest.mark.slow)  # its tries are made one by one
+
+
+@pytest.mark.parametrize("sampler", [s.EulerMaruyama(num_steps=25), LONG], ids=lambda x: type(x).__name__)
 def test_draws_on_pyro_are_finite_and_moving_rows_are_kept_on_request(sampler):
     path = path_of("vp")
     way = pg.diffusion.draw(

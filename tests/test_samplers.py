@@ -78,9 +78,8 @@ def _conjugate_run(engine, backend):
     return pg.infer(conjugate, DATA, engine, backend=backend, seed=3, progress=False, **OPTIONS[engine])
 
 
-# On Pyro by default NUTS alone: it is built upon HMC there, and kernels of ours take the same steps, as tested below.
-QUICK = [*((engine, "numpyro") for engine in OPTIONS), ("nuts", "pyro")]
-LONG = [pytest.param(engine, "pyro", marks=pytest.mark.slow) for engine in OPTIONS if engine != "nuts"]
+QUICK = [(engine, "numpyro") for engine in OPTIONS]
+LONG = [pytest.param(engine, "pyro", marks=pytest.mark.slow) for engine in OPTIONS]  # ours take the same steps, below
 
 
 @pytest.mark.parametrize(("engine", "backend"), QUICK + LONG)
