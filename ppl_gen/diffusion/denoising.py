@@ -14,8 +14,8 @@ from ppl_gen.diffusion.paths import Path
 from ppl_gen.diffusion.samplers import Sampler
 from ppl_gen.inference.driver import Driver
 
-_CHUNK, _MOST = 10, 100  # steps in a compiled call: so many at least, and at most
-_NUMBERS = 2**20  # of the noise of a call, beyond the steps that there are at least
+_CHUNK, _MOST = 10, 100  # steps in a compiled call: ten, and up to a hundred of small rows,
+_NUMBERS = 2**20  # whose entries over all of these steps come to so many
 
 
 def blocks(n: int, size: int, seed: int) -> Iterator[tuple[slice, int]]:
@@ -51,7 +51,7 @@ def draw(
 ) -> tuple[np.ndarray, np.ndarray | None]:  # fmt: skip
     """Rows of this shape, from noise; and where they were after each step, (num_steps, *shape), where ``keep``.
 
-    Memory holds the noise of ten steps, or of a million numbers, however many steps there are.
+    Memory holds the noise of the steps of one compiled call, however many steps there are.
 
     Args:
         kind: of the field's prediction. sigma_data: standard deviation of the data, which at the start counts beside
@@ -63,11 +63,13 @@ def draw(
         FloatingPointError: rows that are not finite, by name, and the time; or no way to the end of the path.
     """
     plan, spec, label = sampler.plan(path, kind), sampler.noise(shape), type(sampler).__name__
-    tries, chunk = len(plan["t"]), min(_MOST, max(_CHUNK, _NUMBERS // math.prod(shape)))
+    tries = len(plan["t"])
     at = path.at(np, plan["t"][0])
     scale = float(np.hypot(at.sigma, at.alpha * sigma_data))
     first = backend.noise(2 * seed, 0, {"x": ("normal", shape)}, 1)["x"][0] if noise is None else backend.asarray(noise)
     state = sampler.begin(backend.xp, scale * first)
+    ends_early = sampler.share(backend.xp, state) is not None  # which is looked at between calls
+    chunk = _CHUNK if ends_early else min(_MOST, max(_CHUNK, _NUMBERS // math.prod(shape)))
 
     def run(state: Any, start: int, count: int) -> tuple[Any, Any]:
         rows = {n: backend.asarray(np.asarray(x[start : start + count], float)) for n, x in plan.items()}
@@ -87,7 +89,7 @@ def draw(
         return "arrived" if "share" in report and report["share"][-1] >= 1.0 else None
 
     state, report, reason = driver.run(run, state, tries, label=label, chunk=chunk, keep=keep, stop=stop)
-    if sampler.share(backend.xp, state) is not None and reason is None:
+    if ends_early and reason is None:
         raise FloatingPointError(
             f"{label} has not come to the end of the path in {tries} steps: allow for more num_steps or larger errors, "
             "or look whether the field is finite"
