@@ -286,8 +286,8 @@ def test_a_check_says_what_is_not_normalised():
     [
         ({"persistent": True, "buffer_size": 150}, "buffer_size must be a multiple of batch_size, 100"),
         ({"restart": 0.1}, "options of persistent chains: set persistent=True"),
-        ({"validation": 0.1}, "validation is an option of training by a bound"),
-        ({"mixed_precision": True}, "mixed_precision is an option"),
+        ({"validation": 0.1}, "validation is no option of contrastive_divergence: leave it out"),
+        ({"mixed_precision": True}, "mixed_precision is no option"),
         ({"num_negative_steps": 0}, "num_negative_steps must be"),
         ({"step_size": -1.0}, "step_size must be"),
     ],

@@ -24,13 +24,16 @@ _CHUNK_BYTES, _CHUNK = 2**24, 250  # of the batches of a compiled call, and how 
 _LOOKS = 2**30  # the number of the first step that rows kept back take their draws from
 
 
+_FIRST = ("loss", "likelihood", "divergence", "gradient_norm", "validation")  # of what a history has, in this order
+
+
 class Fit:
     """A run of training, from its options to what it ends with.
 
     Attributes:
         label: what the run is called. steps_per_epoch: of all processes.
         carries: whether the loss hands something on from step to step, see ``Backend.descend``.
-        unsaid: reports that are left out of the history. exact: whether what is learned is what was asked for.
+        unsaid: reports that are left out of the history. exact: as of ``Outcome``.
     """
 
     carries = False
@@ -99,10 +102,10 @@ class Fit:
         """Train; what a run comes to."""
         params, report, reason = self.run(driver)
         epochs = round(len(report["loss"]) / self.steps_per_epoch, 3)
-        history = {"loss": report["loss"], **report}
+        names = [n for n in _FIRST if n in report] + [n for n in report if n not in _FIRST]
         return Outcome(
             params={n: np.asarray(v) for n, v in self.target.backend.to_numpy(params).items()},
-            history={n: x for n, x in history.items() if n not in self.unsaid}, exact=self.exact,
+            history={n: report[n] for n in names if n not in self.unsaid}, exact=self.exact,
             warnings=[] if self.bad_step is None else [self.said_of(self.bad_step, report)],
             attrs={"stopped": reason, "batch_size": self.engine.batch_size, "num_epochs": epochs},
         )  # fmt: skip

@@ -70,7 +70,7 @@ class Training(Engine):
 
     rows_of_files: ClassVar[bool] = True
     bounds: ClassVar[bool] = True  # whether minus its loss bounds log p(x)
-    left_out: ClassVar[tuple[str, ...]] = ()  # options of these that it has not
+    left_out: ClassVar[tuple[str, ...]] = ()  # which of these options an engine has not
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "num_epochs", "num_data"):
@@ -97,7 +97,8 @@ class Training(Engine):
         chosen = [n for n, (x, default) in own.items() if x is not default and not (is_number(x) and x == default)]
         for name in self.left_out:
             if name in chosen:
-                raise ValueError(f"{name} is an option of training by a bound, and not of {self.name}: leave it out")
+                why = ", which has a loss of its own and no bound" if name in OF_BOUNDS else ""
+                raise ValueError(f"{name} is no option of {self.name}{why}: leave it out")
         if self.batch_size is None and chosen:
             raise ValueError(f"{chosen[0]} is an option of training by minibatches: set batch_size as well")
 
