@@ -10,7 +10,7 @@ from typing import Any
 from ppl_gen.nets.layers import Embedding, Linear, check_activation, check_counts
 from ppl_gen.nets.net import Net
 from ppl_gen.nets.unet import waves
-from ppl_gen.options import count
+from ppl_gen.options import count, is_number
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,7 @@ class TimeMLP(Net):
     def __post_init__(self) -> None:
         check_counts(features=self.features, hidden=self.hidden)
         check_activation(self.activation)
-        for name in ("num_waves", "num_classes", "num_context"):
-            count(name, getattr(self, name), least=0)
-        if self.num_waves % 2:
-            raise ValueError(f"num_waves are sines and cosines: expected an even number, got {self.num_waves}")
+        check_told(self)
 
     @property
     def _embedded(self) -> int:
@@ -56,14 +53,37 @@ class TimeMLP(Net):
         return found
 
     def forward(self, f: Any, p: Any, x: Any, time: Any, label: Any = None, context: Any = None) -> Any:
-        seen = [x, time[..., None]]
-        if self.num_waves:
-            seen.append(waves(f.xp, self.time_scale * time, self.num_waves))
+        seen = [x, *times(f.xp, self, time)]
         if self.num_classes:
             seen.append(p.label(f.xp.full(tuple(time.shape), self.num_classes) if label is None else label))
-        if self.num_context:
-            seen.append(context)
-        y = f.xp.concatenate(seen, axis=-1)
+        y = f.xp.concatenate([*seen, *contexts(self, context)], axis=-1)
         for layer in p.hidden:
             y = f.activation(self.activation, layer(y))
         return p.out(y)
+
+
+def check_told(net: Any) -> None:
+    """Raises ValueError: ``num_waves``, ``time_scale``, ``num_classes`` or ``num_context`` are not what they may be."""
+    for name in ("num_waves", "num_classes", "num_context"):
+        count(name, getattr(net, name), least=0)
+    if net.num_waves % 2:
+        raise ValueError(f"num_waves are sines and cosines: expected an even number, got {net.num_waves}")
+    if not is_number(net.time_scale):
+        raise ValueError(f"time_scale must be a number, got {net.time_scale!r}")
+
+
+def times(xp: Any, net: Any, time: Any) -> list[Any]:
+    """What a network sees of times (...): themselves, and ``num_waves`` sines and cosines, each (..., n)."""
+    own = [time[..., None]]
+    return [*own, waves(xp, net.time_scale * time, net.num_waves)] if net.num_waves else own
+
+
+def contexts(net: Any, context: Any) -> list[Any]:
+    """The context (..., num_context), of a network that takes one.
+
+    Raises:
+        ValueError: it is missing.
+    """
+    if net.num_context and context is None:
+        raise ValueError(f"{type(net).__name__} of num_context={net.num_context} was given no context")
+    return [context] if net.num_context else []

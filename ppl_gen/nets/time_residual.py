@@ -8,8 +8,7 @@ from typing import Any
 
 from ppl_gen.nets.layers import Embedding, LayerNorm, Linear, check_activation, check_counts
 from ppl_gen.nets.net import Net
-from ppl_gen.nets.unet import waves
-from ppl_gen.options import count
+from ppl_gen.nets.time_mlp import check_told, contexts, times
 
 
 @dataclass(frozen=True)
@@ -59,10 +58,7 @@ class TimeResidual(Net):
     def __post_init__(self) -> None:
         check_counts(features=self.features, width=self.width, num_blocks=self.num_blocks)
         check_activation(self.activation)
-        for name in ("num_waves", "num_classes", "num_context"):
-            count(name, getattr(self, name), least=0)
-        if self.num_waves % 2:
-            raise ValueError(f"num_waves are sines and cosines: expected an even number, got {self.num_waves}")
+        check_told(self)
 
     def parts(self) -> Mapping[str, Any]:
         w = self.width
@@ -77,9 +73,8 @@ class TimeResidual(Net):
         return found
 
     def forward(self, f: Any, p: Any, x: Any, time: Any, label: Any = None, context: Any = None) -> Any:
-        beside = [context] if self.num_context else []
-        seen = [time[..., None], *([waves(f.xp, self.time_scale * time, self.num_waves)] if self.num_waves else [])]
-        told = p.told(f.xp.concatenate([*seen, *beside], axis=-1))
+        beside = contexts(self, context)
+        told = p.told(f.xp.concatenate([*times(f.xp, self, time), *beside], axis=-1))
         if self.num_classes:
             label = f.xp.full(tuple(time.shape), self.num_classes) if label is None else label
             told = told + p.label(label)
