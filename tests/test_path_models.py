@@ -120,6 +120,12 @@ def test_a_network_is_asked_of_rows_as_it_was_trained():
     for bad, match in (([0, 1], "one class, or one for each row"), ("a", "whole numbers from 0 to 1")):
         with pytest.raises(pg.DataError, match=match):
             often.sample(3, label=bad)
+    with pytest.raises(TypeError, match="classifier must be a function of rows and times, got int"):
+        often.sample(3, classifier=3)
+    with pytest.raises(TypeError, match="trajectory=True, are of denoise"):
+        often.pairs(3, trajectory=True)
+    with pytest.raises(ValueError, match="n must be a whole number of at least 1, got -1"):
+        often.pairs(-1)
     with pytest.raises(ValueError, match="guidance must be a finite number"):
         often.sample(3, label=1, guidance=np.nan)
     for rows in (x[:0], np.nan * x[:3]):

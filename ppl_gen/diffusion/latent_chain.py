@@ -57,6 +57,11 @@ class LatentChain:
         count("num_steps", self.num_steps)
         one_of("grid", self.grid, (*IN_TIME, *IN_RATIO))
 
+    @property
+    def copies(self) -> int:
+        """Of each row, one for each time, that go through the network at once."""
+        return self.num_steps
+
     def __call__(self, x: Any = None, label: Any = None, context: Any = None, num_data: int | None = None) -> None:
         """The program; ``x`` has shape (N, *shape)."""
         n = next((len(rows) for rows in (x, label, context) if rows is not None), num_data or 1)

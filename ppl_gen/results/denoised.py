@@ -24,7 +24,7 @@ _NUMBERS = 2**24  # of rows that are drawn side by side
 
 
 def draw(
-    run: Any, model: Any, n: int, seed: int, sampler: Sampler | None, given: Mapping[str, np.ndarray],
+    run: Any, model: Any, n: int, seed: int, sampler: Sampler | None, given: Mapping[str, np.ndarray], *,
     guidance: float | None, classifier: LogProb | None, observed: Any, noise: Any, trajectory: bool, progress: bool,
 ) -> np.ndarray:  # fmt: skip
     """What :meth:`~ppl_gen.results.sampling.Sampling.denoise` returns; ``given`` is of :func:`conditions`."""
@@ -158,7 +158,9 @@ def _check_guidance(
 
 
 def _check_classifier(backend: Backend, model: Any, classifier: Any, n: int) -> None:
-    """Raises ValueError: it does not say one number for each row."""
+    """Raises TypeError: it is no function. ValueError: it does not say one number for each row."""
+    if not callable(classifier):
+        raise TypeError(f"classifier must be a function of rows and times, got {type(classifier).__name__}")
     x, path = backend.asarray(np.zeros((n, *model.shape))), model.along
     t = backend.asarray(np.full(n, 0.5 * (path.start + path.end)))
     found = tuple(np.shape(backend.to_numpy(classifier(x, t))))

@@ -134,7 +134,8 @@ class Guided:
         held = identity.arguments(self._program(), self.data if data is None else data)
         names = getattr(self._program().model, "em_rows", ())
         width = sum(math.prod(np.shape(held[n])[1:]) for n in names if n in held)
-        return max(1, min(_MOST_ROWS, _MOST_NUMBERS // (max(width, 1) * num_draws)))
+        rows = min(_MOST_ROWS, _MOST_NUMBERS // (max(width, 1) * num_draws))
+        return max(1, rows // getattr(self._program().model, "copies", 1))
 
     def log_weights(self, data: Any = None, num_draws: int = DRAWS, seed: int = 0) -> np.ndarray:
         """log p(x, z) - log q(z | x) of draws of the guide for each datum, (draws, rows).

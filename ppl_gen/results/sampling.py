@@ -84,8 +84,9 @@ class Sampling:
         count("n", n)
         given = denoised.conditions(self, model, label, context, n)
         return denoised.draw(
-            self, model, n, seed, sampler, given, guidance, classifier, observed, noise, trajectory, progress
-        )
+            self, model, n, seed, sampler, given, guidance=guidance, classifier=classifier, observed=observed,
+            noise=noise, trajectory=trajectory, progress=progress,
+        )  # fmt: skip
 
     def pairs(self, n: int, seed: int = 0, noise: Any = None, **how: Any) -> dict[str, np.ndarray]:
         """``n`` rows of noise and what the model makes of them, as data for ``engine="flow_matching"``.
@@ -102,6 +103,7 @@ class Sampling:
         if how.get("trajectory"):
             raise TypeError("pairs are of noise and data: the rows between, trajectory=True, are of denoise")
         model, denoised = self._denoises("pairs")
+        count("n", n)
         if noise is None and denoised.source(model) == "gaussian":
             noise = np.random.default_rng([seed, 3]).standard_normal((n, *model.shape))
         given = denoised.conditions(self, model, how.get("label"), how.get("context"), n)
