@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _LATER = ("diffusion", "flows")  # most programs do without, and the import is quicker for it
+_HIDDEN = ("Any", "TYPE_CHECKING", "importlib")
 
 
 def __getattr__(name: str) -> Any:
@@ -27,4 +28,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATER})
+    return sorted({n for n in globals() if n not in _HIDDEN} | {*_LATER})

@@ -77,3 +77,25 @@ def test_without_scikit_learn_only_the_face_is_missing():
     done = subprocess.run([sys.executable, "-c", WITHOUT], env=env, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "pip install 'ppl_gen[sklearn]'" in done.stdout
+
+
+LAZY = """
+import sys
+import ppl_gen as pg
+early = [m for m in sys.modules if m.startswith(("ppl_gen.diffusion", "ppl_gen.flows"))]
+assert not early, early
+assert {"diffusion", "flows", "infer"} <= set(dir(pg))
+from ppl_gen import diffusion
+assert pg.diffusion is diffusion and pg.flows.FlowGuide() is not None
+try:
+    pg.flow
+except AttributeError as error:
+    print(error)
+"""
+
+
+def test_diffusion_and_flows_come_when_they_are_asked_for():
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", LAZY], env=env, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "module 'ppl_gen' has no attribute 'flow'" in done.stdout
