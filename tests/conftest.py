@@ -64,6 +64,12 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "_SHARE", 0)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    until = os.environ.get("PPL_GEN_SLOW_UNTIL", "0")
+    if not until.isdecimal():
+        raise pytest.UsageError(f"PPL_GEN_SLOW_UNTIL must be seconds since 1970, got {until!r}")
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Where the time for all tests has an end, slow ones do not begin after it: they are named, not killed with it."""
     until = os.environ.get("PPL_GEN_SLOW_UNTIL")
