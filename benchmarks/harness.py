@@ -6,8 +6,8 @@ gives them; only ``run`` is timed, unless its figures have ``seconds`` of their 
 run holds, where a time of one operation is wanted; ``RATE`` names the figure of quality that seconds are compared for
 one of; with ``ONCE`` there is one run, for its quality alone, and nothing is timed; ``PEERS`` the peers, where there
 are several, each with cases whose names end in its own. Where nobody else has what is measured, ``PEER`` is None and
-there is no ``peer``. ``picture(result, path)`` draws the kept results; with ``PICTURED`` it stands for the cases in the
-README's table.
+there is no ``peer``; a dict has the name of each case's peer by the end of the case's own. ``picture(result, path)``
+draws the kept results; with ``PICTURED`` it stands for the cases in the README's table.
 """
 
 from __future__ import annotations

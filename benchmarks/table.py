@@ -30,7 +30,7 @@ def _lines(result: dict[str, Any]) -> list[str]:
 
 
 def _by_case(result: dict[str, Any]) -> list[str]:
-    return [_row(result, case) for case in result["cases"].values()]
+    return [_row(result, name, case) for name, case in result["cases"].items()]
 
 
 def _by_peer(result: dict[str, Any]) -> list[str]:
@@ -48,13 +48,14 @@ def _by_peer(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _row(result: dict[str, Any], case: dict[str, Any]) -> str:
+def _row(result: dict[str, Any], name: str, case: dict[str, Any]) -> str:
     sides = [case[side] for side in ("ours", "peer") if side in case]
     times = [_time(side["median_seconds"] / case["per_run"]) if "median_seconds" in side else "" for side in sides]
     compared = ["", "", ""]
     if "peer" in case:
         faster, first = case["times_faster"], case["times_faster_first"]
-        compared = [f"{result['peer']}: {times[1]}", f"**{faster:.3g}**", f"{first:.2g}"]
+        peer = result["peer"] if isinstance(result["peer"], str) else result["peer"][name.split()[-1]]
+        compared = [f"{peer}: {times[1]}", f"**{faster:.3g}**", f"{first:.2g}"]
     figures = "; ".join(_figure(name, sides) for name in case["ours"]["quality"])
     return f"| {' | '.join([case['what'], times[0], *compared, figures])} |"
 
