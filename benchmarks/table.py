@@ -56,7 +56,7 @@ def _row(result: dict[str, Any], name: str, case: dict[str, Any]) -> str:
         faster, first = case["times_faster"], case["times_faster_first"]
         peer = result["peer"] if isinstance(result["peer"], str) else result["peer"][name.split()[-1]]
         compared = [f"{peer}: {times[1]}", f"**{faster:.3g}**", f"{first:.2g}"]
-    figures = "; ".join(_figure(name, sides) for name in case["ours"]["quality"])
+    figures = "; ".join(_figure(n, sides) for n, x in case["ours"]["quality"].items() if isinstance(x, int | float))
     return f"| {' | '.join([case['what'], times[0], *compared, figures])} |"
 
 
