@@ -49,7 +49,7 @@ def _binary(function, of_reals=False):
     return elementwise
 
 
-_UNARY = "abs square negative floor ceil round sign isnan isfinite isinf logical_not relu"
+_UNARY = "abs square negative floor ceil round sign isnan isinf logical_not relu"
 _UNARY_FLOATING = """
     exp exp2 log log1p expm1 log2 log10 sqrt reciprocal sin cos tan arcsin arccos arctan sinh cosh tanh
     arcsinh arccosh arctanh sigmoid logit erf erfc erfinv digamma
@@ -65,8 +65,8 @@ for _name in _SPECIAL.split():
 
 gammaln = _unary(torch.lgamma, floating)
 log_sigmoid = _unary(torch.nn.functional.logsigmoid, floating)
-power = _binary(torch.pow)
-mod = _binary(torch.remainder)
+isfinite = _unary(lambda x: x - x == 0.0, floating)  # two operations; torch's own is four in a graph
+power, mod = _binary(torch.pow), _binary(torch.remainder)
 maximum, minimum = _binary(torch.maximum), _binary(torch.minimum)
 logical_and, logical_or = _binary(torch.logical_and), _binary(torch.logical_or)
 arctan2 = _binary(torch.arctan2, of_reals=True)

@@ -26,6 +26,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
+from ppl_gen.backends.pyro.simplifying import quick, simplified
+
 # What an interpreted graph costs more than machine code: so much a node, and so much a byte that a node puts into
 # memory, where loops that are fused keep it in registers. And what making machine code costs, once.
 _SECONDS_PER_NODE, _SECONDS_PER_BYTE = 5e-6, 3e-11
@@ -115,7 +117,7 @@ def _graph(f: Callable[..., Any], args: Any, calls: int) -> Callable[[list[torch
     global _num_graphs
     _num_graphs += 1
     graph, tensors, rebuild = traced(f, args)
-    run = machine_code(graph, tensors) if calls > calls_to_repay(graph) else graph
+    run = machine_code(graph, tensors) if calls > calls_to_repay(graph) else quick(graph)
     return finished(run, rebuild)
 
 
@@ -139,12 +141,9 @@ def traced(f: Callable[..., Any], args: Any) -> tuple[torch.fx.GraphModule, list
     # copies: the tracer would take two inputs that are one tensor now for one input for ever
     contiguous = torch.contiguous_format
     tensors = [x.detach().clone(memory_format=contiguous) for x in leaves if isinstance(x, torch.Tensor)]
-    with torch.random.fork_rng():  # a graph draws while it is made, and the run must not depend on whether it was
-        with _unchecked():
-            graph = make_fx(flat)(*tensors)
-        graph.graph.eliminate_dead_code()
-        graph.recompile()
-    return graph, tensors, tuple if out[0] == _PAIR else functools.partial(_unflatten, out[0])
+    with torch.random.fork_rng(), _unchecked():  # a graph draws while it is made; no run must depend on whether it was
+        graph = make_fx(flat)(*tensors)
+    return simplified(graph), tensors, tuple if out[0] == _PAIR else functools.partial(_unflatten, out[0])
 
 
 _PAIR = pytree.tree_flatten((0, 0))[1]  # a value and a gradient: the shape of most results

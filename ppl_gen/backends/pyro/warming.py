@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from ppl_gen.backends.pyro import compiling
+from ppl_gen.backends.pyro import compiling, simplifying
 
 # A graph costs about as much as so many calls. What has been called so often may be called as often again: by counts,
 # not by the clock, so that a script gives the same numbers each time.
@@ -61,7 +61,7 @@ class _Stages:
             self.graph = compiling.traced(self.f, given)
         except Exception:  # of many types: what the program does cannot be said as a graph
             return
-        if self._take(self.graph[0], args, tensors):
+        if self._take(simplifying.quick(self.graph[0]), args, tensors):
             self.due = self.calls + compiling.calls_to_repay(self.graph[0])
 
     def _make_code(self, args: Any, tensors: list[torch.Tensor]) -> None:

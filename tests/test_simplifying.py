@@ -1,0 +1,102 @@
+"""Graphs of PyTorch made smaller give the same numbers, and their results belong to whoever called."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from ppl_gen.backends.pyro.simplifying import _IN_PLACE, _OF_NETWORKS, _OF_TENSORS, _PLAIN, quick, simplified
+
+ROWS = torch.tensor([[0.5, -1.5, 2.0], [float("inf"), float("nan"), -0.25]], dtype=torch.float64)
+FIXED = torch.tensor([[1.5, 0.0, -2.0], [1.0, 3.0, 0.25]], dtype=torch.float64)
+
+
+def log_density(x):
+    return -0.5 * ((x - FIXED.expand(2, 3)) / FIXED.exp()).square().sum(-1) - FIXED.exp().log().sum(-1)
+
+
+CASES = {
+    "products with ones": (lambda x: ((x * torch.ones(2, 3)) / torch.ones(()) + torch.zeros(3) - 0).exp(), 1),
+    "powers of one": (lambda x: x.pow(1) + x.pow(1.0), 1),
+    "what hangs on shapes": (lambda x: x * torch.ones_like(x).cumsum(0) + torch.full_like(x, 2.0).log(), 2),
+    "constants": (lambda x: (FIXED @ FIXED.T).logdet().exp() * x, 1),
+    "said twice": (lambda x: x.sin() * x.cos() + x.sin() / x.cos(), 5),
+    "views of views": (lambda x: x[:, None].squeeze(1).reshape(2, 3).expand(2, 3).exp(), 1),
+    "sums over one": (lambda x: x.sum(1, keepdim=True).sum(1) + x[:, :1].sum(1), None),
+    "numbers": (lambda x: 2 * (x + 0.1) / 3 - 1e-3 + (3.0 - x), None),
+    "whole numbers": (lambda x: x.isnan().long() * 3 + 1, None),
+    "in place": (lambda x: torch.empty_like(x).fill_(1.0).sub_(x).mul_(x), 2),
+    "in place, of another type": (lambda x: torch.empty(2, 3, dtype=torch.float32).fill_(0.1).sub_(x), None),
+    "in place, seen elsewhere": (lambda x: (y := x.clone(), y.mul_(2.0), y + 1.0)[2], None),
+    "in place, a part": (lambda x: (y := x * 1.0, y[0].mul_(2.0), y)[2], None),
+    "slopes": (torch.func.grad(lambda x: torch.nn.functional.silu(log_density(x)).sum()), None),
+    "rows": (torch.func.vmap(torch.func.grad_and_value(lambda x: (x * FIXED[0]).square().sum())), None),
+    "a network": (lambda x: torch.nn.functional.gelu(torch.addmm(FIXED[:, :2], x, FIXED.T)), None),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_same_numbers_by_fewer_operations(name):
+    f, most = CASES[name]
+    full, small = make_fx(f)(ROWS), simplified(make_fx(f)(ROWS))
+    for x in (ROWS, ROWS.flip(0), torch.nan_to_num(ROWS, 0.1, 4.0)):
+        expected = f(x)
+        for graph in (small, quick(small)):
+            torch.testing.assert_close(graph(x), expected, rtol=0, atol=0, equal_nan=True)
+    count = lambda graph: sum(n.op == "call_function" for n in graph.graph.nodes)
+    assert count(small) <= (count(full) if most is None else most)
+
+
+def test_what_is_drawn_twice_stays_two_draws():
+    f = lambda x: (x + torch.rand(3), x + torch.rand(3), torch.empty(0))
+    small = simplified(make_fx(f)(FIXED))
+    for run in (small, quick(small)):
+        torch.manual_seed(0)
+        expected = f(FIXED)
+        torch.manual_seed(0)
+        first, second, _ = run(FIXED)
+        assert torch.equal(first, expected[0]) and torch.equal(second, expected[1])
+        assert not torch.equal(first, second)
+
+
+def test_results_may_be_written_into():
+    """Neither the next call nor another result sees it."""
+    run = quick(simplified(make_fx(lambda x: (x * 1.0, torch.zeros(3), torch.zeros(3), x.exp(), x.exp()))(FIXED)))
+    given = FIXED.clone()
+    for _ in range(2):
+        for result in (results := run(given)):
+            result.add_(7.0)
+        assert torch.equal(results[1], torch.full((3,), 7.0, dtype=results[1].dtype))
+        assert torch.equal(results[4], FIXED.exp() + 7.0)
+        assert torch.equal(given, FIXED)
+
+
+def test_weights_are_read_in_every_call():
+    """A parameter of a module may be trained between calls; it is no constant."""
+    layer = torch.nn.Linear(3, 1, dtype=torch.float64)
+    run = quick(simplified(make_fx(lambda x: layer(x).detach())(FIXED)))
+    with torch.no_grad():
+        layer.bias.add_(1.0)
+    assert torch.equal(run(FIXED), layer(FIXED).detach())
+
+
+def test_large_constants_are_not_made_of_small_ones():
+    graph = simplified(make_fx(lambda x: x.sum() * torch.arange(2**20).double().exp().sum())(FIXED))
+    held = [x for name, x in vars(graph).items() if name.startswith("_folded")]
+    assert sum(x.untyped_storage().nbytes() for x in held) < 2**21
+
+
+@pytest.mark.parametrize("name", sorted(_PLAIN | _OF_TENSORS | _OF_NETWORKS))
+def test_there_is_a_plain_function_of_this_name(name):
+    assert hasattr(torch.ops.aten, name)
+    holder = torch.Tensor if name in _OF_TENSORS else torch._C._nn if name in _OF_NETWORKS else torch
+    assert callable(getattr(holder, name))
+
+
+@pytest.mark.parametrize("name", _IN_PLACE)
+def test_what_writes_has_a_twin_that_does_not(name):
+    packet, twin = getattr(torch.ops.aten, name), getattr(torch.ops.aten, name.rstrip("_"))
+    for overload in packet.overloads():
+        if overload != "t":  # of TorchScript's whole numbers
+            assert "out" in overload or hasattr(twin, overload)
