@@ -17,7 +17,8 @@ class Denoiser:
     """A network that sees noisy rows, scaled to unit variance, the time, and labels or a context where there are any.
 
     Attributes:
-        net: ``(x (rows, *shape), time (rows,), label, context) -> like x``; label and context only where it has them.
+        net: ``(x (rows, *shape), time (rows,), label, context) -> like x``; label and context only where it has them;
+            with ``one_time`` it takes times (1,), too.
         prediction: what it says. sigma_data: standard deviation of the data.
     """
 
@@ -48,7 +49,7 @@ class Denoiser:
             scale = 1.0 / xp.sqrt(at.alpha * at.alpha * self.sigma_data**2 + at.sigma * at.sigma)
             return network(scale[(..., *(None,) * ndim)] * x, self.path.clock(xp, t), **given)
 
-        return Field(self.path, self.prediction, says, ndim, self.sigma_data)
+        return Field(self.path, self.prediction, says, ndim, self.sigma_data, self.net.one_time)
 
     @property
     def size(self) -> int:

@@ -18,7 +18,7 @@ def classifier_free(conditional: Field, free: Field, weight: Any) -> Field:
     Two evaluations of the network. All kinds of prediction are guided alike, since each is linear in the score.
     """
     says = lambda x, t: (1.0 + weight) * conditional.says(x, t) - weight * free.says(x, t)
-    return conditional.saying(says)
+    return conditional.saying(says, one_time=conditional.one_time and free.one_time)
 
 
 def classified(field: Field, log_prob: LogProb, weight: Any = 1.0) -> Field:

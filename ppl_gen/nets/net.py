@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -18,7 +18,12 @@ class Net:
     """A frozen dataclass of sizes with parts and one text of what is computed with them.
 
     A new network is a subclass with ``parts()``, name -> layer, network or tuple of them, and ``forward``.
+
+    Attributes:
+        one_time: whether one that is told times (rows,) takes one time of all rows, (1,), as well.
     """
+
+    one_time: ClassVar[bool] = False
 
     def parts(self) -> Mapping[str, Any]:
         """Name -> layer, network, or tuple of such."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ppl_gen.nets.layers import Embedding, Linear, check_activation, check_counts
 from ppl_gen.nets.net import Net
@@ -34,6 +34,8 @@ class TimeMLP(Net):
     num_classes: int = 0
     num_context: int = 0
 
+    one_time: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         check_counts(features=self.features, hidden=self.hidden)
         check_activation(self.activation)
@@ -56,7 +58,8 @@ class TimeMLP(Net):
         seen = [x, *times(f.xp, self, time)]
         if self.num_classes:
             seen.append(p.label(f.xp.full(tuple(time.shape), self.num_classes) if label is None else label))
-        y = f.xp.concatenate([*seen, *contexts(self, context)], axis=-1)
+        seen += contexts(self, context)
+        y = f.xp.concatenate([f.xp.broadcast_to(z, (*x.shape[:-1], z.shape[-1])) for z in seen], axis=-1)
         for layer in p.hidden:
             y = f.activation(self.activation, layer(y))
         return p.out(y)

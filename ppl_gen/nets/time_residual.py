@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ppl_gen.nets.layers import Embedding, LayerNorm, Linear, check_activation, check_counts
 from ppl_gen.nets.net import Net
@@ -55,6 +55,8 @@ class TimeResidual(Net):
     num_classes: int = 0
     num_context: int = 0
 
+    one_time: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         check_counts(features=self.features, width=self.width, num_blocks=self.num_blocks)
         check_activation(self.activation)
@@ -74,7 +76,10 @@ class TimeResidual(Net):
 
     def forward(self, f: Any, p: Any, x: Any, time: Any, label: Any = None, context: Any = None) -> Any:
         beside = contexts(self, context)
-        told = p.told(f.xp.concatenate([*times(f.xp, self, time), *beside], axis=-1))
+        clock = times(f.xp, self, time)
+        if beside:
+            clock = [f.xp.broadcast_to(z, (*x.shape[:-1], z.shape[-1])) for z in clock]
+        told = p.told(f.xp.concatenate([*clock, *beside], axis=-1))
         if self.num_classes:
             label = f.xp.full(tuple(time.shape), self.num_classes) if label is None else label
             told = told + p.label(label)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -89,6 +89,8 @@ class UNet(Net):
     num_groups: int = 8
     time_scale: float = 1000.0
     num_classes: int = 0
+
+    one_time: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_counts(
