@@ -138,7 +138,7 @@ def test_mixtures_of_gaussians_learn_a_density_that_integrates_to_one(backend):
     assert abs(run.log_prob(drawn).mean() - run.log_prob(x).mean()) < 8 * spread
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [pytest.param("numpyro", marks=pytest.mark.slow), "pyro"])
 def test_levels_of_three_channels_sum_to_one_and_follow_each_other_and_the_class(backend):
     """A pixel of three equal channels, 0 or 1 in the first class, 2 or 3 in the second."""
     label = np.arange(600) % 2

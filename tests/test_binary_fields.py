@@ -144,7 +144,7 @@ def test_draws_of_an_ising_model_have_its_exact_marginals(backend):
     np.testing.assert_allclose(run.log_normalizer().value, logsumexp(log_density), rtol=1e-12)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ["numpyro", pytest.param("pyro", marks=pytest.mark.slow)])
 def test_annealing_comes_to_the_enumerated_normaliser(backend):
     """14 hidden units, 5,000 temperatures, 100 chains: within 0.15 nats, forth and back."""
     rng = np.random.default_rng(5)

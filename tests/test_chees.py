@@ -74,7 +74,8 @@ def test_both_backends_take_the_same_trajectories():
         "uniform": rng.random((num_steps, 8)),
         "jitter": trajectory.halton(0, num_steps),
     }
-    engine = ChEES(num_chains=8, preconditioner="dense")
+    few = {"num_warmup": num_steps, "num_samples": num_steps}  # of which no machine code is made that would take long
+    engine = ChEES(num_chains=8, preconditioner="dense", **few)
     for backend in BACKENDS:
         with pg.on(backend) as room:
             target = Target(conjugate.bind(DATA, room))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -39,14 +41,18 @@ def by_covariance(x):
         pg.sample("x", dist.MultivariateNormal(locs[z], covariance_matrix=sigma), obs=x)
 
 
+# Each kind on one of the backends, each backend with one of the kinds.
+QUICK = [("full", "numpyro", "float64"), ("tied", "pyro", "float64")]
+ALL = itertools.product(["full", "tied"], BACKENDS, ["float64", "float32"])
+LONG = [pytest.param(*c, marks=pytest.mark.slow) for c in ALL if c not in QUICK]
+
+
 def _correlation(covariance):
     scales = np.sqrt(np.diagonal(covariance, 0, -2, -1))
     return {"scales": scales, "correlation": np.linalg.cholesky(covariance) / scales[..., None]}
 
 
-@pytest.mark.parametrize("precision", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("kind", ["full", "tied"])
+@pytest.mark.parametrize(("kind", "backend", "precision"), QUICK + LONG)
 @pytest.mark.filterwarnings("ignore:em stopped")
 def test_covariance_matrices(kind, backend, precision):
     program, own = {
@@ -84,7 +90,7 @@ def chain(x):
             pg.sample("x", dist.Normal(locs[state], scale[state]), obs=x)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ["numpyro", pytest.param("pyro", marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore:em stopped")
 def test_probabilities_of_chains(backend):
     series = X[:, 0].reshape(5, 30)

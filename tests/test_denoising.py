@@ -37,7 +37,7 @@ def test_every_prediction_is_turned_into_every_other(name, kind):
         np.testing.assert_allclose(converted(np, at, kind, into, noisy, says, 0.7), wanted, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ["numpyro", pytest.param("pyro", marks=pytest.mark.slow)])
 def test_draws_of_a_diffusion_have_the_moments_of_its_data(backend):
     rng = np.random.default_rng(1)
     x = rng.standard_normal((2000, 2)) @ np.array([[1.0, 0.6], [0.0, 0.8]])

@@ -127,7 +127,7 @@ def shared_guide(x):
         pg.sample("z", dist.Normal(0.5 * x, 0.7))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [pytest.param("numpyro", marks=pytest.mark.slow), "pyro"])
 def test_latents_of_all_rows_count_once_however_few_rows_are_seen(backend):
     x = np.tile(X[:4], 4)
     whole, part = (

@@ -115,7 +115,7 @@ def declared(x):
         pg.sample("x", dist.Normal(locs[z], scales[z]).to_event(1), obs=x)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ["numpyro", pytest.param("pyro", marks=pytest.mark.slow)])
 def test_gradient_m_step_reaches_the_closed_form(backend):
     exact = _infer(GaussianMixture(2, "diag", regularization=0.0), BLOBS, "em", backend, num_restarts=4)
     run = _infer(declared, BLOBS, "em", backend, num_restarts=4)

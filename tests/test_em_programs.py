@@ -72,10 +72,11 @@ CASES = {
     "lines": (two_regressions, {"t": T, "y": LINES}, _lines, [0, 1, -0.5, 0.5, 0, 0, 0], "closed form of weight, s"),
     "decays": (shared_decay, {"times": TIMES, "y": DECAYS}, _decays, [0, 0, 0, -1, -1], "closed form of mean, spread"),
 }
+LONG = [pytest.param(case, "pyro", marks=pytest.mark.slow) for case in ("counts", "decays")]
+EACH = [*((case, "numpyro") for case in CASES), ("lines", "pyro"), *LONG]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("case", "backend"), EACH)
 def test_em_ends_where_direct_maximisation_does(case, backend):
     program, data, log_likelihood, start, m_step = CASES[case]
     exact = optimize.minimize(lambda v: -log_likelihood(np.asarray(v)), start, method="BFGS", options={"gtol": 1e-6})

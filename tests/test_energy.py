@@ -57,7 +57,7 @@ def at(model, params, backend="numpyro", x=X):
 # Densities and draws ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ["numpyro", pytest.param("pyro", marks=pytest.mark.slow)])
 def test_the_normaliser_of_a_gaussian_and_its_draws(backend):
     """Estimated within 4 standard errors; moments of draws, within those of as many independent ones."""
     run, exact = at(FIELD, PARAMS, backend), at(KNOWN, PARAMS, backend)

@@ -10,14 +10,21 @@ import pytest
 EXAMPLES = sorted((Path(__file__).resolve().parent.parent / "examples").glob("*.py"))
 #: NumPyro runs them all; Pyro, whose chains take turns, those that are quick there.
 BOTH = ("gaussian_mixture", "native_programs", "river_level")
+SLOW_ON_PYRO = ("gaussian_mixture", "river_level")
 LONG = (
     "counts_between_people", "counts_with_hidden_states", "characters", "classify_digits", "density_flows",
     "digits_vae", "discrete_latents",
 )  # fmt: skip
+
+
+def _long(name, backend):
+    return name in LONG or (backend == "pyro" and name in SLOW_ON_PYRO)
+
+
 CASES = [(path, "numpyro") for path in EXAMPLES] + [(path, "pyro") for path in EXAMPLES if path.stem in BOTH]
 PARAMS = [
-    pytest.param(path, backend, id=f"{path.stem}-{backend}", marks=[pytest.mark.slow] if path.stem in LONG else [])
-    for path, backend in CASES
+    pytest.param(path, b, id=f"{path.stem}-{b}", marks=[pytest.mark.slow] if _long(path.stem, b) else [])
+    for path, b in CASES
 ]
 
 

@@ -10,6 +10,7 @@ import ppl_gen as pg
 from ppl_gen import dist, xp
 
 BACKENDS = ["numpyro", "pyro"]
+SLOW_ON_PYRO = ["numpyro", pytest.param("pyro", marks=pytest.mark.slow)]
 RNG = np.random.default_rng(5)
 Y = np.array([28.0, 8, -3, 7, -1, 1, 18, 12])
 SIGMA = np.array([15.0, 10, 16, 11, 9, 11, 10, 18])
@@ -60,7 +61,7 @@ def one_factor(x):
         pg.sample("x", dist.Normal(mu + w * z[..., None], psi).to_event(1), obs=x)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SLOW_ON_PYRO)
 def test_declared_factor_analysis(backend):
     """The marginal is N(mu, w w^T + diag(psi^2)); its maximum by scipy and by em agree, and so does log_prob."""
 
@@ -90,7 +91,7 @@ def two_lines(t, y):
         pg.sample("y", dist.Normal(slope[xp.astype(k, int)] * t + (1 + k) * offset, 0.3), obs=y)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SLOW_ON_PYRO)
 def test_both_kinds_of_latents_together(backend):
     """p(y) = sum_k pi_k N(slope_k t, ((1 + k) s)^2 + 0.3^2): optimum, posteriors and moments against this formula."""
     rng = np.random.default_rng(2)
@@ -122,7 +123,7 @@ def test_both_kinds_of_latents_together(backend):
     np.testing.assert_allclose(held["offset_cov"][:, 0, 0], second, atol=1e-8)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SLOW_ON_PYRO)
 def test_weights_count_rows(backend):
     """Weights 0, 1 and 2 are rows left out, there once and there twice; for a model's steps and for a program."""
     weights = RNG.integers(0, 3, len(FACTORS)).astype(float)

@@ -282,11 +282,11 @@ def test_other_data_of_the_same_shape_and_the_same_seed_again():
 
 
 OBJECT = FlowGuide("planar", 3)
-CUTS = [*[("flow", b) for b in BACKENDS], (OBJECT, "numpyro"), pytest.param(OBJECT, "pyro", marks=pytest.mark.slow)]
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@pytest.mark.parametrize(("guide", "backend"), CUTS)
+@pytest.mark.parametrize("backend", SLOW_ON_PYRO)
+@pytest.mark.parametrize("guide", ["flow", OBJECT])
 def test_cut_off_at_every_commit_gives_the_same_bits(tmp_path, monkeypatch, small_chunks, guide, backend):
     """An object is handed over again."""
     engine = pg.inference.SVI(guide=guide, num_steps=600, num_samples=30)

@@ -19,6 +19,7 @@ from ppl_gen.inference.ladder import Begun
 from ppl_gen.target import Target
 
 BACKENDS = ("numpyro", "pyro")
+SLOW_ON_PYRO = ("numpyro", pytest.param("pyro", marks=pytest.mark.slow))
 SHORT = {"num_warmup": 120, "num_samples": 120, "num_chains": 128}
 K = np.array([2.0, 0.0, 5.0, 12.0])
 SEEN, PRIOR = 0.3, (4.0, 0.5)
@@ -66,7 +67,7 @@ def _agrees(draws, mean, sd):
 # Posteriors -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SLOW_ON_PYRO)
 def test_counts_beside_their_rate(backend):
     """k ~ Poisson(SEEN rate), so that rate is gamma; n - k given rate is Poisson((1 - SEEN) rate)."""
     run = _survey(backend)
@@ -286,7 +287,7 @@ def test_rows_are_found_by_test(model, shape, most, backend):
 # What comes out ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SLOW_ON_PYRO)
 def test_draws_reach_arviz(backend):
     run = _survey(backend)
     n, stats_ = run.idata["posterior"]["n"], run.idata["sample_stats"]

@@ -53,7 +53,7 @@ def _agrees(draws, values, p):
     assert abs(draws.mean() - mean) < 4.5 * sd / np.sqrt(float(ess(draws.astype(float))))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ONE_SLOW)
 def test_masked_data_bound_nothing(backend):
     run = _infer(masked, {"k": SEEN, "train": TRAIN}, backend)
     n = np.arange(60)

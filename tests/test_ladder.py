@@ -137,8 +137,9 @@ def _started(engine, target, x, beta, steps, scale):
 def test_tempering_is_the_same_on_both_backends(preconditioner):
     """Warm-up with what it learns, and draws, from the same noise."""
     rng, beta, found = np.random.default_rng(6), np.array([0.0, 0.2, 1.0]), []
-    engine = tempering.Tempering(num_chains=2, num_temperatures=3, preconditioner=preconditioner)
     x, count = rng.normal(size=(6, 3)), 12
+    few = {"num_warmup": count, "num_samples": count}  # of which no machine code is made that would take long
+    engine = tempering.Tempering(num_chains=2, num_temperatures=3, preconditioner=preconditioner, **few)
     scale = np.stack([np.eye(3)] * 3) if preconditioner == "dense" else np.full((3, 1, 3), 0.7)
     noise = {"normal": rng.normal(size=(count, 6, 3)), "uniform": rng.random((count, 6)), "jitter": rng.random(count)}
     noise |= {"swap": rng.random((count, 2, 2)), "parity": np.arange(count) % 2.0}

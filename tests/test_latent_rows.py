@@ -10,6 +10,7 @@ import ppl_gen as pg
 from ppl_gen import dist, xp
 
 BACKENDS = ["numpyro", "pyro"]
+SLOW_ON_NUMPYRO = [pytest.param("numpyro", marks=pytest.mark.slow), "pyro"]
 RNG = np.random.default_rng(8)
 COUNTS = RNG.poisson(np.exp(0.5 + 0.8 * RNG.normal(size=50)) * np.where(RNG.random(50) < 0.4, 4.0, 1.0))
 NEW = np.array([0, 2, 5, 12, 30])
@@ -39,7 +40,7 @@ def _exact(mu):
     return mean, w.sum(2) @ rates**2 - mean**2, w[..., 1].sum(1)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SLOW_ON_NUMPYRO)
 def test_langevin_draws_of_new_rows(backend):
     run = pg.infer(two_kinds, COUNTS, "mcem", backend, progress=False, num_steps=3)
     found, (mean, variance, share) = run.latent(NEW), _exact(run.params["mu"])
@@ -50,7 +51,7 @@ def test_langevin_draws_of_new_rows(backend):
     assert run.latent()["k"].shape == (50, 2)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SLOW_ON_NUMPYRO)
 def test_gaussian_q_of_new_rows(backend, tmp_path):
     """Near the posterior, and that of rows which were fitted, given again, is the one of the fit."""
     run = pg.infer(two_kinds, COUNTS, "vbem", backend, progress=False, num_restarts=1, num_samples=4000, e_steps=5)

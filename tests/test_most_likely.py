@@ -13,6 +13,7 @@ from ppl_gen import dist, xp
 from tests.test_chains import chains_of_two_kinds
 
 BACKENDS = ["numpyro", "pyro"]
+SLOW_ON_PYRO = ["numpyro", pytest.param("pyro", marks=pytest.mark.slow)]
 X = np.random.default_rng(3).normal(size=(4, 5))
 
 
@@ -28,7 +29,7 @@ def _best(row, stay, locs):
     return found[1]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SLOW_ON_PYRO)
 @pytest.mark.filterwarnings("ignore:em stopped")
 def test_latents_that_depend_on_each_other(backend):
     run = pg.infer(chains_of_two_kinds, X, "em", backend, num_restarts=1, num_steps=2, progress=False)
@@ -108,7 +109,7 @@ def one_for_all(y):
         pg.sample("y", dist.Normal(2.0 * k + 5.0 * z, scale), obs=y)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SLOW_ON_PYRO)
 @pytest.mark.filterwarnings("ignore:em stopped")
 def test_ties_are_broken_together(backend):
     options = {"num_restarts": 1, "num_steps": 2, "progress": False}

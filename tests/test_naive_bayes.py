@@ -147,7 +147,7 @@ def test_semi_supervised_is_the_maximum_of_the_marginal_likelihood():
     assert np.abs(alone.params["locs"] - p["locs"]).max() > 0.05  # the rows without a label do count
 
 
-@each_backend
+@pytest.mark.parametrize("backend", [pytest.param("numpyro", marks=pytest.mark.slow), "pyro"])
 def test_smoothing_is_the_mode_of_the_prior(backend):
     """EM with alpha, and the posterior mode of the program by gradients, from one start."""
     x, y = DATA["bernoulli"], PARTLY

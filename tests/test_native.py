@@ -189,9 +189,13 @@ def test_svi_agrees_with_the_twin(backend):
     np.testing.assert_allclose(native.history["loss"], portable.history["loss"], rtol=1e-6)
 
 
-@pytest.mark.parametrize("backend", backends.NAMES)
-@pytest.mark.parametrize("engine", ["map", "em"])
-def test_points_agree_with_the_twin(backend, engine):
+# Each engine on one of the backends.
+LONG = [pytest.param(*c, marks=pytest.mark.slow) for c in (("map", "numpyro"), ("em", "pyro"))]
+POINTS = [("map", "pyro"), ("em", "numpyro"), *LONG]
+
+
+@pytest.mark.parametrize(("engine", "backend"), POINTS)
+def test_points_agree_with_the_twin(engine, backend):
     """The same optimum from the same start, to what the stopping rule leaves (1e-9 in the objective)."""
     options = {"num_restarts": 1} if engine == "map" else {"num_restarts": 2}
     portable, native = both("mixture", backend, engine=engine, seed=0, **options)
@@ -210,7 +214,7 @@ def test_map_with_priors(backend):
         np.testing.assert_allclose(run.params["mu"], ROWS["y"].sum() / 6.0, atol=1e-5)
 
 
-@pytest.mark.parametrize("backend", backends.NAMES)
+@pytest.mark.parametrize("backend", ["numpyro", pytest.param("pyro", marks=pytest.mark.slow)])
 def test_guide_by_hand(backend):
     """N(sum(y) / (n + 1), 1 / (n + 1)), to the noise that the last steps of Adam leave (0.02)."""
     portable = pg.program(mean_portable, guide=mean_portable_guide)

@@ -57,10 +57,11 @@ CASES = {
     "covariance": (one_covariance, {"x": ROWS["x"]}),
     "noise": (known_noise, {"x": ROWS["x"][:, 0], "noise": RNG.uniform(0.5, 1.5, N)}),
 }
+LONG = [pytest.param(*c, marks=pytest.mark.slow) for c in (("counts", "pyro"), ("covariance", "numpyro"))]
+EACH = [("counts", "numpyro"), ("covariance", "pyro"), *(("noise", b) for b in BACKENDS), *LONG]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("case", "backend"), EACH)
 @pytest.mark.filterwarnings("ignore:em stopped")
 def test_a_step_on_all_rows_is_that_of_em(case, backend):
     """Three steps from sums over two blocks, with moments about the first params, against three of em."""

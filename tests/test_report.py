@@ -195,7 +195,7 @@ def pictures_of(run, path):
     return re.findall(r"<figcaption>(.*?)</figcaption>", run.report(path).read_text("utf-8"))
 
 
-@pytest.mark.parametrize("backend", ["numpyro", "pyro"])
+@pytest.mark.parametrize("backend", [pytest.param("numpyro", marks=pytest.mark.slow), "pyro"])
 def test_pages_of_models_of_rows_show_rows(tmp_path, backend):
     told = {"backend": backend, "batch_size": 50, "num_steps": 2, "progress": False}
     flow = pg.infer(pg.models.Flow("maf", 2, 2, (8,)), rng.normal(size=(100, 2)), "svi", **told)

@@ -99,7 +99,7 @@ def infer(engine: str, backend: str, executor: Any = None) -> pg.Run:
     "engine, backend, among",
     [
         ("mala", "numpyro", ALL),
-        ("mala", "pyro", ALL),
+        ("mala", "pyro", FEW),
         ("chees", "numpyro", ("another", "two processes")),
         ("chees", "pyro", FEW),
         ("sgld", "numpyro", FEW),

@@ -54,7 +54,7 @@ def _bounded(x):
         pg.sample("x", dist.Uniform(0.0, top), obs=x)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ["numpyro", pytest.param("pyro", marks=pytest.mark.slow)])
 def test_a_support_that_a_latent_bounds(backend):
     """p(top | x) is proportional to top^-30 exp(-top^2 / 2) above the largest x; a prior draw of top says nothing."""
     x = np.linspace(0.1, 3.0, 30)

@@ -73,7 +73,7 @@ def _run(engine, name, backend):
 
 
 QUICK = {
-    ("smc", "regression", "numpyro"), ("smc", "coin", "pyro"), ("ais", "signs", "numpyro"), ("ais", "coin", "pyro"),
+    ("smc", "regression", "numpyro"), ("smc", "coin", "pyro"), ("ais", "signs", "numpyro"),
     ("tempering", "regression", "numpyro"),
 }  # fmt: skip
 ALL = [(engine, name, backend) for engine in ENGINES for name in PROGRAMS for backend in BACKENDS]

@@ -66,7 +66,7 @@ def test_encodings_and_what_is_made_of_them(run):
     assert drawn.shape == (50, 64) and set(np.unique(drawn)) == {0.0, 1.0}
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SLOW_TO_COMPILE)
 def test_convolutions_take_images(backend):
     model = pg.models.VAE(4, (8, 8, 1), channels=(8, 16))
     run = trained(backend, model, TRAIN.reshape(-1, 8, 8, 1), num_epochs=4)
@@ -92,7 +92,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(backend):
     assert all(np.isfinite(x).all() for x in run.params.values()) and run.attrs["stopped"] == "loss not finite"
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ["numpyro", pytest.param("pyro", marks=pytest.mark.slow)])
 def test_it_ends_where_rows_kept_back_are_no_longer_better_predicted(backend):
     model = pg.models.VAE(8, (64,), hidden=(256,))
     run = trained(backend, model, TRAIN[:300], batch_size=50, num_epochs=400, validation=0.33, patience=5)

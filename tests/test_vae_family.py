@@ -192,7 +192,7 @@ def labelled(count, flips=0.15, seed=0):
     return (PROTOTYPES[y] ^ (rng.random((count, 30)) < flips)).astype(float), y
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SLOW_TO_COMPILE)
 def test_a_conditional_autoencoder_makes_data_of_the_class_that_is_asked_for(backend):
     x, y = labelled(400)
     run = short(backend, VAE(2, (30,), hidden=(16,), num_classes=4), {"x": x, "label": y})
@@ -206,7 +206,7 @@ def test_a_conditional_autoencoder_makes_data_of_the_class_that_is_asked_for(bac
     assert run.reconstruct({"x": x[:3], "label": y[:3]}).shape == (3, 30)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SLOW_TO_COMPILE)
 def test_a_few_labels_and_many_rows_without_one_tell_the_classes(backend):
     """Three labels a class: the nearest of these rows is of a wrong one much more often."""
     x, y = labelled(600, flips=0.25)

@@ -190,7 +190,7 @@ def subsampled(y):
         pg.sample("y", dist.Normal(mu, 1.0), obs=y[index])
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [pytest.param("numpyro", marks=pytest.mark.slow), "pyro"])
 def test_minibatches_find_the_posterior_of_all_rows(backend):
     """Posterior sd 0.071; the sampling of rows moves Adam's location by about as much at this learning rate."""
     precision = 1 / 9 + len(MANY)
@@ -222,7 +222,7 @@ def test_a_loss_that_is_not_finite_stops_at_the_last_good_state(backend):
     assert 0 < run.params["scale"] < 0.9  # neither the start nor what broke
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ["numpyro", pytest.param("pyro", marks=pytest.mark.slow)])
 def test_stops_early_by_tolerance(backend):
     run = _svi(line, DATA, backend, num_steps=20_000, learning_rate=0.05, tolerance=1e-2, patience=3)
     assert run.attrs["stopped"] == "settled"
