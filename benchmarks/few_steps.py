@@ -69,9 +69,8 @@ def ours(case: str) -> Callable[[], dict[str, float]]:
         import ppl_gen as pg
         from ppl_gen.diffusion import samplers as s
 
-        fitted = pg.infer(
-            pg.models.Diffusion((2,)), x, "score_matching", backend, precision="float32", progress=False, **_TRAINING
-        )
+        model = pg.models.Diffusion((2,), hidden=(128, 128, 128))
+        fitted = pg.infer(model, x, "score_matching", backend, precision="float32", progress=False, **_TRAINING)
         fresh, other = (TOYS[name].draw(_DRAWS, np.random.default_rng(seed)) for seed in (1, 2))
         far = lambda sampler: _sliced(fitted.denoise(_DRAWS, 3, sampler, progress=False), fresh)
         found = {"sliced W of fresh rows": _sliced(other, fresh)}

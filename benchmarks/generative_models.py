@@ -94,10 +94,11 @@ def _fitted(kind: str, backend: str, x: np.ndarray) -> Any:
     if kind == "energy":
         model = pg.models.EnergyModel(MLP(features, 1, wide[:2], "silu"), (features,), base_scale=2.0)
         return pg.infer(model, x, "contrastive_divergence", persistent=True, learning_rate=1e-3, **trained)
+    trained |= {"ema": 0.999, "learning_rate": 2e-3}
     if kind == "matching":
-        return pg.infer(pg.models.FlowMatching((features,), hidden=wide), x, "flow_matching", ema=0.999, **trained)
-    model = (pg.models.ScoreModel if kind == "score" else pg.models.Diffusion)((features,), hidden=wide)
-    return pg.infer(model, x, "score_matching", ema=0.999, **trained)
+        return pg.infer(pg.models.FlowMatching((features,)), x, "flow_matching", **trained)
+    model = (pg.models.ScoreModel if kind == "score" else pg.models.Diffusion)((features,))
+    return pg.infer(model, x, "score_matching", **trained)
 
 
 def _log_prob(kind: str, fitted: Any, x: np.ndarray) -> np.ndarray | None:

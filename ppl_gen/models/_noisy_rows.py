@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -21,9 +20,12 @@ from ppl_gen.models._checks import check_codes, check_images
 from ppl_gen.models._options import count, one_of, positive
 from ppl_gen.nets.net import Net
 from ppl_gen.nets.time_mlp import TimeMLP
+from ppl_gen.nets.time_residual import TimeResidual
 from ppl_gen.nets.unet import UNet
 from ppl_gen.primitives import plate, sample
 from ppl_gen.program import DataError
+
+_LEAST, _MOST = 64, 512  # width of the network that is made where none is asked for: four times that of the data
 
 
 class NoisyRows:
@@ -37,7 +39,7 @@ class NoisyRows:
     path: Any
     prediction: str
     net: Net | None
-    hidden: tuple[int, ...]
+    hidden: tuple[int, ...] | None
     channels: tuple[int, ...] | None
     num_classes: int
     num_context: int
@@ -122,8 +124,11 @@ class NoisyRows:
             return UNet((height, width, features), features, self.channels, num_classes=self.num_classes)
         if len(self.shape) != 1:
             raise ValueError(f"rows of shape {self.shape} want a network with convolutions: set channels, or net")
-        classes, context = self.num_classes, self.num_context
-        return TimeMLP(math.prod(self.shape), self.hidden, num_classes=classes, num_context=context)
+        (size,) = self.shape
+        told: dict[str, Any] = {"num_classes": self.num_classes, "num_context": self.num_context}
+        if self.hidden is not None:
+            return TimeMLP(size, self.hidden, **told)
+        return TimeResidual(size, min(max(_LEAST, 4 * size), _MOST), **told)
 
     def check_data(self, data: Mapping[str, np.ndarray]) -> None:
         """Raises DataError: rows of another shape; labels or a context missing, out of range, or not asked for."""

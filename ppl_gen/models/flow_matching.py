@@ -32,7 +32,7 @@ class FlowMatching(NoisyRows):
     path: str | Path = "ot"
     prediction: str = "velocity"
     net: Net | None = None
-    hidden: tuple[int, ...] = (128, 128, 128)
+    hidden: tuple[int, ...] | None = None
     channels: tuple[int, ...] | None = None
     num_classes: int = 0
     num_context: int = 0

@@ -36,7 +36,7 @@ class ScoreModel(NoisyRows):
     num_scales: int = 20
     prediction: str = "noise"
     net: Net | None = None
-    hidden: tuple[int, ...] = (128, 128, 128)
+    hidden: tuple[int, ...] | None = None
     channels: tuple[int, ...] | None = None
     num_classes: int = 0
     num_context: int = 0
