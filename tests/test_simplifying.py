@@ -1,11 +1,16 @@
-"""Graphs of PyTorch made smaller give the same numbers, and their results belong to whoever called."""
+"""Graphs of PyTorch made smaller give the same numbers, in trees, and their results belong to whoever called."""
 
 from __future__ import annotations
+
+from collections import OrderedDict
+from typing import NamedTuple
 
 import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils import _pytree as pytree
 
+from ppl_gen.backends.pyro.compiling import like
 from ppl_gen.backends.pyro.simplifying import _IN_PLACE, _OF_NETWORKS, _OF_TENSORS, _PLAIN, quick, simplified
 
 ROWS = torch.tensor([[0.5, -1.5, 2.0], [float("inf"), float("nan"), -0.25]], dtype=torch.float64)
@@ -100,3 +105,19 @@ def test_what_writes_has_a_twin_that_does_not(name):
     for overload in packet.overloads():
         if overload != "t":  # of TorchScript's whole numbers
             assert "out" in overload or hasattr(twin, overload)
+
+
+class Point(NamedTuple):
+    x: torch.Tensor
+    y: list[torch.Tensor]
+
+
+TREES = [FIXED, (FIXED,), {"b": FIXED, "a": ()}, Point(FIXED, [FIXED + 1, FIXED + 2]), OrderedDict(z=(FIXED,), a=FIXED)]
+
+
+@pytest.mark.parametrize("tree", [*TREES, TREES, {"all": TREES}], ids=lambda tree: type(tree).__name__)
+def test_trees_are_put_together_as_pytree_does(tree):
+    leaves, spec = pytree.tree_flatten(tree)
+    numbers = list(range(len(leaves)))
+    made, expected = like(tree)(numbers), pytree.tree_unflatten(numbers, spec)
+    assert made == expected and type(made) is type(expected)
