@@ -197,9 +197,9 @@ def calls_to_repay(graph: torch.fx.GraphModule) -> float:
 
 
 def machine_code(graph: torch.fx.GraphModule, tensors: list[torch.Tensor]) -> Callable[..., Any]:
-    """The graph through TorchInductor; the graph itself where no C++ compiler is at hand."""
+    """The graph through TorchInductor; interpreted where no C++ compiler is at hand."""
     if not (shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")):
-        return graph
+        return quick(graph)
     try:
         with torch.random.fork_rng(), torch.no_grad(), torch._inductor.config.patch(_INDUCTOR):
             compiled = torch._inductor.compile(graph, tensors)
@@ -207,7 +207,7 @@ def machine_code(graph: torch.fx.GraphModule, tensors: list[torch.Tensor]) -> Ca
         return compiled
     except Exception as error:  # the compiler's failures are of many types, and the graph is right without it
         warnings.warn(f"TorchInductor could not compile a graph, it runs uncompiled: {error}", stacklevel=2)
-        return graph
+        return quick(graph)
 
 
 def flops(f: Callable[..., Any], *args: Any) -> float:
