@@ -29,6 +29,10 @@ CASES = {
     "said twice": (lambda x: x.sin() * x.cos() + x.sin() / x.cos(), 5),
     "views of views": (lambda x: x[:, None].squeeze(1).reshape(2, 3).expand(2, 3).exp(), 1),
     "sums over one": (lambda x: x.sum(1, keepdim=True).sum(1) + x[:, :1].sum(1), None),
+    "sums over one of what is repeated": (lambda x: x[:, :1].expand(2, 3)[:, None].sum(1).exp(), None),
+    "sums of one number": (lambda x: x[0, 0].sum(-1).exp() + torch.ones(()).sum(0), None),
+    "filled by a tensor": (lambda x: torch.empty(3, dtype=x.dtype).fill_(x[0, 0]) * torch.fill(x, x[0, 2]), None),
+    "in place, in gaps": (lambda x: torch.empty_strided((3, 2), (7, 2)).fill_(1.0).mul_(2.0), None),
     "numbers": (lambda x: 2 * (x + 0.1) / 3 - 1e-3 + (3.0 - x), None),
     "whole numbers": (lambda x: x.isnan().long() * 3 + 1, None),
     "in place": (lambda x: torch.empty_like(x).fill_(1.0).sub_(x).mul_(x), 2),
@@ -77,13 +81,55 @@ def test_results_may_be_written_into():
         assert torch.equal(given, FIXED)
 
 
-def test_weights_are_read_in_every_call():
+SEVERAL = {
+    "views of an input": lambda x: ((x * 1.0).view(-1), (x + 0.0).t(), (x / 1.0).detach()),
+    "views of a constant": lambda x: ((z := torch.zeros(2, 3)).view(-1), z + x, x - z.cos(), (torch.zeros(3) + 2)[1:]),
+    "views of one thing": lambda x: (x.exp().view(-1), x.exp().view(-1), x.exp()),
+    "parts of one thing": lambda x: (x.max(-1).values, x.max(-1).values, *x.exp().split(1), *x.exp().split(1)),
+}
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_results_share_no_memory(name):
+    f = SEVERAL[name]
+    run, given = quick(simplified(make_fx(f)(FIXED))), FIXED.clone()
+    expected = [x.clone() for x in f(FIXED)]
+    apart = len({x.untyped_storage().data_ptr() for x in f(FIXED)})
+    for _ in range(2):
+        results = run(given)
+        for result, right in zip(results, expected, strict=True):
+            assert torch.equal(result, right)
+        assert len({x.untyped_storage().data_ptr() for x in results}) == apart
+        for result in results:
+            result.fill_(9.0)
+        assert torch.equal(given, FIXED)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_weights_are_read_in_every_call(frozen):
     """A parameter of a module may be trained between calls; it is no constant."""
-    layer = torch.nn.Linear(3, 1, dtype=torch.float64)
-    run = quick(simplified(make_fx(lambda x: layer(x).detach())(FIXED)))
+    layer = torch.nn.Linear(3, 1, dtype=torch.float64).requires_grad_(not frozen)
+    f = lambda x: layer(x).detach() * layer.weight.exp().sum().detach()
+    run = quick(simplified(make_fx(f)(FIXED)))
     with torch.no_grad():
         layer.bias.add_(1.0)
-    assert torch.equal(run(FIXED), layer(FIXED).detach())
+        layer.weight.mul_(2.0)
+    assert torch.equal(run(FIXED), f(FIXED))
+
+
+@torch.library.custom_op("ppl_gen_tests::drawn", mutates_args=())
+def drawn(x: torch.Tensor) -> torch.Tensor:
+    return x + torch.rand_like(x)
+
+
+@drawn.register_fake
+def _(x):
+    return torch.empty_like(x)
+
+
+def test_operations_of_others_may_draw_and_not_say_so():
+    first, second = quick(simplified(make_fx(lambda x: (drawn(x) * 1.0, drawn(x) * 1.0))(FIXED)))(FIXED)
+    assert not torch.equal(first, second)
 
 
 def test_large_constants_are_not_made_of_small_ones():

@@ -76,7 +76,8 @@ def compile(f: Callable[..., Any], *, calls: int = 1) -> Callable[..., Any]:
     """``f`` as a graph for each new shape; compiled to machine code where ``calls`` of it would repay that.
 
     ``f`` is a function of trees of tensors, without Python branches on values; randomness in it is drawn anew at each
-    call from the scope's generator. The tensors handed in must not ask for gradients.
+    call from the scope's generator. The tensors handed in must not ask for gradients; others that ``f`` knows are
+    constants.
     """
     graphs: dict[Any, Callable[..., Any]] = {}
 
@@ -156,7 +157,7 @@ def _part_like(tree: Any) -> Callable[[Iterator[Any]], Any]:
     if type(tree) is dict:
         by_name = [(name, _part_like(x)) for name, x in tree.items()]
         return lambda leaves: {name: part(leaves) for name, part in by_name}
-    if type(tree) in (tuple, list) or (isinstance(tree, tuple) and hasattr(tree, "_make")):
+    if type(tree) in (tuple, list) or (isinstance(tree, tuple) and hasattr(tree, "_fields")):
         kind, parts = getattr(tree, "_make", type(tree)), [_part_like(x) for x in tree]
         return lambda leaves: kind([part(leaves) for part in parts])
     if pytree.tree_is_leaf(tree):

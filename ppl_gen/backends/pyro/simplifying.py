@@ -1,7 +1,10 @@
-"""Graphs made smaller, to the bit the same: what hangs on no input is computed once, and nothing is said twice.
+"""Graphs made smaller, to the bit the same but for the sign of zeros: what hangs on no input is computed once, nothing
+is said twice.
 
 Autograd and distributions leave much behind them that changes nothing (`expand` to the shape that is there, products
 with ones, powers of one, parts of constants), and a graph that is interpreted pays for each of these in every call.
+Results stay tensors of their own, which whoever has them may write into. Tensors that a function has captured are
+constants, must not be written into, and are read once; parameters of modules are read in every call.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from torch.utils import _pytree as pytree
 aten = torch.ops.aten
 
 _LARGE = 2**21  # bytes of a constant that are computed in each call rather than kept
+_KNOWN = ("aten", "prims", "ppl_gen")  # whose operations say so where they draw
 _OF_SHAPE = (aten.zeros_like, aten.ones_like, aten.full_like, aten.fill, aten.new_zeros, aten.new_ones, aten.new_full)
 _IN_PLACE = ("fill_", "add_", "sub_", "mul_", "div_", "neg_", "exp_", "sqrt_", "reciprocal_")
 _VIEWS = (aten.view, aten.reshape, aten.unsqueeze, aten.squeeze, aten.expand, aten.slice, aten.alias, aten.detach)
@@ -34,20 +38,38 @@ def simplified(graph: fx.GraphModule) -> fx.GraphModule:
     if any(map(_writes, graph.graph.nodes)):
         graph.recompile()
         return graph
-    constants = _folded(graph)
+    leaving = _leaving(graph)
+    constants = _folded(graph, leaving)
     seen: dict[Any, fx.Node] = {}
     for node in graph.graph.nodes:
         if node.op == "call_function":
-            _merge(node, _same_as(node, constants) or seen.setdefault(_key(node), node))
+            _merge(node, _same_as(node, constants) or seen.setdefault(_key(node), node), leaving)
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph
 
 
-def _merge(node: fx.Node, other: fx.Node) -> None:
-    """Results stay tensors of their own: whoever has them may write into them."""
+def _merge(node: fx.Node, other: fx.Node, leaving: set[fx.Node]) -> None:
+    """Use the other in the place of a node, but for what is a result."""
     if other is not node:
-        node.replace_all_uses_with(other, delete_user_cb=lambda user: user.op != "output")
+        node.replace_all_uses_with(other, delete_user_cb=lambda user: user not in leaving)
+
+
+def _leaving(graph: fx.GraphModule) -> set[fx.Node]:
+    """The output, and what may share its memory."""
+    found: set[fx.Node] = set()
+    for node in reversed(graph.graph.nodes):
+        if node.op == "output" or (_may_share(node) and any(user in found for user in node.users)):
+            found.add(node)
+    return found
+
+
+def _may_share(node: fx.Node) -> bool:
+    """Whether what it gives may lie in the memory of what it is given."""
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload):
+        return True
+    return any(x.alias_info is not None for x in target._schema.returns) or target is aten._unsafe_view.default
 
 
 def _writes(node: fx.Node) -> bool:
@@ -56,9 +78,7 @@ def _writes(node: fx.Node) -> bool:
 
 def _is_fresh(x: Any) -> bool:
     """Whether a node's result is a tensor of its own that one other node alone sees."""
-    if not (isinstance(x, fx.Node) and isinstance(x.target, torch._ops.OpOverload) and len(x.users) == 1):
-        return False
-    return all(result.alias_info is None for result in x.target._schema.returns)
+    return isinstance(x, fx.Node) and x.op == "call_function" and len(x.users) == 1 and not _may_share(x)
 
 
 def _made_anew(node: fx.Node) -> Any:
@@ -67,6 +87,8 @@ def _made_anew(node: fx.Node) -> Any:
     name, val = target.overloadpacket.__name__, _said(node)
     held = [_said(x) for x in node.all_input_nodes]
     if name not in _IN_PLACE or val is None or any(x is None or x.dtype != val.dtype for x in held):
+        return target
+    if torch.empty_like(val).stride() != val.stride():
         return target
     return getattr(getattr(aten, name.rstrip("_")), target._overloadname)
 
@@ -77,6 +99,8 @@ def _is_pure(node: fx.Node) -> bool:
     if target is operator.getitem:
         return True
     if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload):
+        return False
+    if target.namespace not in _KNOWN or "batch_norm" in target._schema.name:  # others may write or draw unsaid
         return False
     return torch.Tag.nondeterministic_seeded not in target.tags and "empty" not in target._schema.name
 
@@ -104,7 +128,7 @@ def _hashable(x: Any) -> Any:
     return (type(x), repr(x)) if isinstance(x, bool | int | float | complex) else x
 
 
-def _folded(graph: fx.GraphModule) -> dict[fx.Node, Any]:
+def _folded(graph: fx.GraphModule, leaving: set[fx.Node]) -> dict[fx.Node, Any]:
     """What hangs on no input is computed; the values by their nodes, tensors and tuples of them."""
     values: dict[fx.Node, Any] = {}
     with torch.no_grad():
@@ -120,7 +144,7 @@ def _folded(graph: fx.GraphModule) -> dict[fx.Node, Any]:
             held = graph.graph.create_node("get_attr", _keep(graph, value))
         held.meta = dict(node.meta)
         values[held] = value
-        _merge(node, held)
+        _merge(node, held, leaving)
     return values
 
 
@@ -128,10 +152,12 @@ def _value(graph: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any]) -> 
     """The value of a node that hangs on no input, None of others."""
     if node.op == "get_attr":
         held = getattr(graph, str(node.target), None)
-        return held if isinstance(held, torch.Tensor) and not held.requires_grad else None
+        if not isinstance(held, torch.Tensor) or isinstance(held, torch.nn.Parameter) or held.requires_grad:
+            return None
+        return held
     if not _is_pure(node):
         return None
-    if _is_a(node, *_OF_SHAPE):  # hang on the shape of their first argument alone
+    if _is_a(node, *_OF_SHAPE) and len(node.all_input_nodes) == 1:  # hang on the shape of their first argument alone
         like = _like(node.args[0])
         return None if like is None else _if_small(node.target(like, *node.args[1:], **node.kwargs), [])
     given = node.all_input_nodes
@@ -175,12 +201,11 @@ def _same_as(node: fx.Node, constants: dict[fx.Node, Any]) -> fx.Node | None:
         return None
     if _is_view(node):
         return _viewed(node, val)
-    for packet, (first, other) in _NEUTRAL.items():
-        if _is_a(node, packet):
-            for at in (0, 1) if first else (0,):
-                x = node.args[at] if len(node.args) == 2 and not node.kwargs else None
-                if x is not None and _is(node.args[1 - at], other, constants) and _are_alike(x, val):
-                    return x  # type: ignore[return-value]
+    if len(node.args) == 2 and not node.kwargs and getattr(node.target, "overloadpacket", None) in _NEUTRAL:
+        swaps, number = _NEUTRAL[node.target.overloadpacket]  # type: ignore[union-attr]
+        for x, other in (node.args, node.args[::-1]) if swaps else (node.args,):
+            if _is(other, number, constants) and _are_alike(x, val):
+                return x  # type: ignore[return-value]
     if _is_a(node, aten._to_copy, aten.slice_backward) and _are_alike(node.args[0], val):
         return node.args[0]  # type: ignore[return-value]
     return None
@@ -207,11 +232,18 @@ def _viewed(node: fx.Node, val: torch.Tensor) -> fx.Node | None:
 
 
 def _is_view(node: fx.Node) -> bool:
-    """Whether it gives the numbers of its first argument, all or some of them; as a sum over axes of length 1 does."""
-    if _is_a(node, aten.sum) and len(node.args) == 2 and not node.kwargs:
-        val, dims = _said(node.args[0]), node.args[1]
-        return val is not None and isinstance(dims, list) and bool(dims) and all(val.shape[d] == 1 for d in dims)
-    return _is_a(node, *_VIEWS)
+    """Whether it gives numbers of its first argument, of which shape and strides tell which."""
+    return _is_a(node, *_VIEWS) or _sums_nothing(node)
+
+
+def _sums_nothing(node: fx.Node) -> bool:
+    """Whether it is a sum over axes of length 1, laid out as without these."""
+    if not _is_a(node, aten.sum) or len(node.args) != 2 or node.kwargs:
+        return False
+    dims, val, made = node.args[1], _said(node.args[0]), _said(node)
+    if not isinstance(dims, list) or not dims or val is None or made is None or not val.shape:
+        return False
+    return all(val.shape[d] == 1 for d in dims) and made.stride() == val.squeeze(tuple(dims)).stride()
 
 
 def _is(x: Any, number: float, constants: dict[fx.Node, Any]) -> bool:
