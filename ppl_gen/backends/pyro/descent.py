@@ -7,11 +7,25 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.utils import _pytree as pytree
 
 from ppl_gen.backends.pyro.compiling import compile
 from ppl_gen.backends.pyro.kernel_state import Remembered
 from ppl_gen.backends.pyro.optimisers import optimiser
 from ppl_gen.backends.pyro.processes import mean_over_processes
+
+
+def _slope(f: Callable[..., Any], params: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], Any, Any]:
+    """Gradient, value and report of ``f(params) -> (value, report)``.
+
+    Not by `torch.func`, which asks for a gradient that has one itself: activations and norms then lose their kernels.
+    """
+    held = {n: x.detach().requires_grad_() for n, x in params.items()}
+    with torch.enable_grad():
+        value, report = f(held)
+    found = torch.autograd.grad(value, list(held.values()), materialize_grads=True)
+    report, value = pytree.tree_map(lambda x: x.detach() if isinstance(x, torch.Tensor) else x, (report, value))
+    return dict(zip(held, found, strict=True)), value, report
 
 
 def descend(
@@ -40,10 +54,10 @@ def descend(
         multiplied by, and whatever the loss wants; the report has the ``loss`` and the length of the gradient,
         ``gradient_norm``.
     """
-    both = torch.func.grad_and_value(loss, has_aux=True)
 
     def evaluate(params: Any, row: Any, carried: Any, *constants: Any) -> tuple[Any, ...]:
-        gradient, (value, report) = both(params, row, *((carried, *constants) if carries else constants))
+        given = (carried, *constants) if carries else constants
+        gradient, value, report = _slope(lambda params: loss(params, row, *given), params)
         report, carried = report if carries else (report, ())
         return gradient, {**report, "loss": value}, carried
 
