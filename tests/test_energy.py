@@ -81,7 +81,7 @@ def test_the_normaliser_of_a_gaussian_and_its_draws(backend):
     assert (np.abs(np.cov(drawn.T) - covariance) < 4.5 * spread).all()
 
 
-@pytest.mark.parametrize("backend", ["numpyro", pytest.param("pyro", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("backend", ["numpyro", "pyro"])
 def test_a_double_well_has_the_normaliser_of_quadrature_and_both_wells(backend):
     """Steep and uneven; with a base it is a factor of a Gaussian."""
     well = lambda x: (x[:, 0] ** 2 - 4.0) ** 2 + 0.5 * x[:, 0] + 0.0 * pg.param("nothing", 0.0)

@@ -23,7 +23,10 @@ def _slope(f: Callable[..., Any], params: dict[str, torch.Tensor]) -> tuple[dict
     held = {n: x.detach().requires_grad_() for n, x in params.items()}
     with torch.enable_grad():
         value, report = f(held)
-    found = torch.autograd.grad(value, list(held.values()), materialize_grads=True)
+    if value.requires_grad:
+        found = torch.autograd.grad(value, list(held.values()), materialize_grads=True)
+    else:  # it hangs on no parameter, and autograd has nothing to go back along
+        found = tuple(torch.zeros_like(x) for x in params.values())
     report, value = pytree.tree_map(lambda x: x.detach() if isinstance(x, torch.Tensor) else x, (report, value))
     return dict(zip(held, found, strict=True)), value, report
 
