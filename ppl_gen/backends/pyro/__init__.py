@@ -19,6 +19,7 @@ from ppl_gen.backends.pyro import (
     descent,
     devices,
     distributions,
+    looping,
     mapping,
     native,
     optimisers,
@@ -80,8 +81,8 @@ class PyroBackend:
     stopped = staticmethod(torch.Tensor.detach)
     vmap = staticmethod(sparing(_vmap, pytree.tree_leaves, pytree.tree_map))
     compile = staticmethod(compiling.compile)
-    scan = staticmethod(compiling.scan)
-    scan_loops = staticmethod(compiling.scan_loops)
+    scan = staticmethod(looping.scan)
+    scan_loops = staticmethod(looping.scan_loops)
     sum_over_rows = staticmethod(compiling.sum_over_rows)
     compilations = staticmethod(compiling.compilations)
     map_draws = staticmethod(mapping.map_draws)

@@ -34,8 +34,6 @@ _SECONDS_TO_COMPILE, _SECONDS_TO_COMPILE_NODE = 6.0, 8e-3
 
 _NO_STACKS = SimpleNamespace(extract_stack=list, format_list=traceback.format_list)
 
-_REPEATS = 10  # of an inner loop in a step, of the order of
-
 # The generator's own stream, as without compilation; no threads for loops so short that starting them costs more.
 _INDUCTOR = {"fallback_random": True, "cpp.min_chunk_size": 16384}
 
@@ -114,11 +112,15 @@ def compilations() -> int:
 
 def _graph(f: Callable[..., Any], args: Any, calls: int) -> Callable[[list[torch.Tensor]], Any]:
     """The graph of ``f`` at arguments like ``args``, as a function of their tensors."""
+    graph, tensors, rebuild = traced(f, args)
+    return finished(runnable(graph, tensors, calls), rebuild)
+
+
+def runnable(graph: torch.fx.GraphModule, tensors: list[torch.Tensor], calls: int) -> Callable[..., Any]:
+    """The graph as a function, machine code where so many calls repay that."""
     global _num_graphs
     _num_graphs += 1
-    graph, tensors, rebuild = traced(f, args)
-    run = machine_code(graph, tensors) if calls > calls_to_repay(graph) else quick(graph)
-    return finished(run, rebuild)
+    return machine_code(graph, tensors) if calls > calls_to_repay(graph) else quick(graph)
 
 
 def finished(run: Callable[..., Any], rebuild: Callable[[Any], Any]) -> Callable[[list[torch.Tensor]], Any]:
@@ -221,47 +223,6 @@ def flops(f: Callable[..., Any], *args: Any) -> float:
 def ahead(compiled: Callable[..., Any], args: Callable[[], tuple[Any, ...]]) -> Callable[[], None]:
     """PyTorch compiles when it is called; see the mirror."""
     return lambda: None
-
-
-def scan(step: Callable[..., Any], *, calls: int = 1) -> Callable[..., Any]:
-    """``advance(state, inputs, *constants)``: ``step``, compiled, once for each row of ``inputs``.
-
-    Returns:
-        the last state, and what the steps reported, stacked along a new leading axis.
-    """
-    return _over_rows(compile(step, calls=calls))
-
-
-def scan_loops(
-    begin: Callable[..., Any], repeat: Callable[..., Any], end: Callable[..., Any], *, calls: int = 1
-) -> Callable[..., Any]:
-    """``advance(state, inputs, *constants)`` as of :func:`scan`, for a step with a loop inside.
-
-    ``begin(state, row, *constants) -> (carry, count)``, then so many times ``repeat(carry, *constants) -> carry``, then
-    ``end(carry, row, *constants) -> (state, report)``.
-    """
-    begin, repeat, end = compile(begin, calls=calls), compile(repeat, calls=_REPEATS * calls), compile(end, calls=calls)
-
-    def step(state: Any, row: Any, *constants: Any) -> tuple[Any, Any]:
-        carry, count = begin(state, row, *constants)
-        for _ in range(int(count)):
-            carry = repeat(carry, *constants)
-        return end(carry, row, *constants)
-
-    return _over_rows(step)
-
-
-def _over_rows(run: Callable[..., Any]) -> Callable[..., Any]:
-    """``run`` once for each row of inputs."""
-
-    def advance(state: Any, inputs: Any, *constants: Any) -> tuple[Any, Any]:
-        row_of, reports = like(inputs), []
-        for row in zip(*(x.unbind(0) for x in pytree.tree_leaves(inputs)), strict=True):
-            state, report = run(state, row_of(row), *constants)
-            reports.append(report)
-        return state, pytree.tree_map(lambda *xs: torch.stack(xs), *reports)
-
-    return advance
 
 
 # Rows that the cores work on at a time stay in their cache; the GPU wants more of them.

@@ -38,24 +38,24 @@ def simplified(graph: fx.GraphModule) -> fx.GraphModule:
     if any(map(_writes, graph.graph.nodes)):
         graph.recompile()
         return graph
-    leaving = _leaving(graph)
-    constants = _folded(graph, leaving)
+    stays = leaving(graph)
+    constants = _folded(graph, stays)
     seen: dict[Any, fx.Node] = {}
     for node in graph.graph.nodes:
         if node.op == "call_function":
-            _merge(node, _same_as(node, constants) or seen.setdefault(_key(node), node), leaving)
+            _merge(node, _same_as(node, constants) or seen.setdefault(_key(node), node), stays)
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph
 
 
-def _merge(node: fx.Node, other: fx.Node, leaving: set[fx.Node]) -> None:
+def _merge(node: fx.Node, other: fx.Node, stays: set[fx.Node]) -> None:
     """Use the other in the place of a node, but for what is a result."""
     if other is not node:
-        node.replace_all_uses_with(other, delete_user_cb=lambda user: user not in leaving)
+        node.replace_all_uses_with(other, delete_user_cb=lambda user: user not in stays)
 
 
-def _leaving(graph: fx.GraphModule) -> set[fx.Node]:
+def leaving(graph: fx.GraphModule) -> set[fx.Node]:
     """The output, and what may share its memory."""
     found: set[fx.Node] = set()
     for node in reversed(graph.graph.nodes):
@@ -84,8 +84,8 @@ def _is_fresh(x: Any) -> bool:
 def _made_anew(node: fx.Node) -> Any:
     """``add`` in the place of ``add_``, where the result is of the same type."""
     target: Any = node.target
-    name, val = target.overloadpacket.__name__, _said(node)
-    held = [_said(x) for x in node.all_input_nodes]
+    name, val = target.overloadpacket.__name__, said(node)
+    held = [said(x) for x in node.all_input_nodes]
     if name not in _IN_PLACE or val is None or any(x is None or x.dtype != val.dtype for x in held):
         return target
     if torch.empty_like(val).stride() != val.stride():
@@ -93,7 +93,7 @@ def _made_anew(node: fx.Node) -> Any:
     return getattr(getattr(aten, name.rstrip("_")), target._overloadname)
 
 
-def _is_pure(node: fx.Node) -> bool:
+def is_pure(node: fx.Node) -> bool:
     """Whether it gives the same whenever it is called with the same."""
     target = node.target
     if target is operator.getitem:
@@ -111,7 +111,7 @@ def _is_a(node: fx.Node, *packets: Any) -> bool:
 
 def _key(node: fx.Node) -> Any:
     """Equal for calls that give the same."""
-    if not _is_pure(node):
+    if not is_pure(node):
         return node
     try:
         key = (node.target, _hashable(node.args), _hashable(tuple(sorted(node.kwargs.items()))))
@@ -128,7 +128,7 @@ def _hashable(x: Any) -> Any:
     return (type(x), repr(x)) if isinstance(x, bool | int | float | complex) else x
 
 
-def _folded(graph: fx.GraphModule, leaving: set[fx.Node]) -> dict[fx.Node, Any]:
+def _folded(graph: fx.GraphModule, stays: set[fx.Node]) -> dict[fx.Node, Any]:
     """What hangs on no input is computed; the values by their nodes, tensors and tuples of them."""
     values: dict[fx.Node, Any] = {}
     with torch.no_grad():
@@ -144,7 +144,7 @@ def _folded(graph: fx.GraphModule, leaving: set[fx.Node]) -> dict[fx.Node, Any]:
             held = graph.graph.create_node("get_attr", _keep(graph, value))
         held.meta = dict(node.meta)
         values[held] = value
-        _merge(node, held, leaving)
+        _merge(node, held, stays)
     return values
 
 
@@ -155,7 +155,7 @@ def _value(graph: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any]) -> 
         if not isinstance(held, torch.Tensor) or isinstance(held, torch.nn.Parameter) or held.requires_grad:
             return None
         return held
-    if not _is_pure(node):
+    if not is_pure(node):
         return None
     if _is_a(node, *_OF_SHAPE) and len(node.all_input_nodes) == 1:  # hang on the shape of their first argument alone
         like = _like(node.args[0])
@@ -177,7 +177,7 @@ def _if_small(value: Any, given: list[Any]) -> Any:
 
 def _like(node: Any) -> torch.Tensor | None:
     """A tensor without values, of the shape, strides and type of what a node gives."""
-    val = _said(node)
+    val = said(node)
     return None if val is None else torch.empty_strided(val.shape, val.stride(), dtype=val.dtype, device=val.device)
 
 
@@ -188,7 +188,7 @@ def _keep(graph: fx.GraphModule, value: torch.Tensor) -> str:
     return f"_folded{number}"
 
 
-def _said(node: Any) -> torch.Tensor | None:
+def said(node: Any) -> torch.Tensor | None:
     """A tensor like what a node gives, of which the values are not known."""
     val = node.meta.get("val") if isinstance(node, fx.Node) else None
     return val if isinstance(val, torch.Tensor) else None
@@ -196,7 +196,7 @@ def _said(node: Any) -> torch.Tensor | None:
 
 def _same_as(node: fx.Node, constants: dict[fx.Node, Any]) -> fx.Node | None:
     """An earlier node that gives the same, where this one changes nothing."""
-    val = _said(node)
+    val = said(node)
     if val is None:
         return None
     if _is_view(node):
@@ -240,7 +240,7 @@ def _sums_nothing(node: fx.Node) -> bool:
     """Whether it is a sum over axes of length 1, laid out as without these."""
     if not _is_a(node, aten.sum) or len(node.args) != 2 or node.kwargs:
         return False
-    dims, val, made = node.args[1], _said(node.args[0]), _said(node)
+    dims, val, made = node.args[1], said(node.args[0]), said(node)
     if not isinstance(dims, list) or not dims or val is None or made is None or not val.shape:
         return False
     return all(val.shape[d] == 1 for d in dims) and made.stride() == val.squeeze(tuple(dims)).stride()
@@ -255,7 +255,7 @@ def _is(x: Any, number: float, constants: dict[fx.Node, Any]) -> bool:
 
 def _are_alike(x: Any, val: torch.Tensor) -> bool:
     """Whether a node gives a tensor of the same layout and type."""
-    held = _said(x)
+    held = said(x)
     return held is not None and (
         (held.shape, held.stride(), held.dtype, held.device) == (val.shape, val.stride(), val.dtype, val.device)
     )
@@ -301,12 +301,12 @@ def quick(graph: fx.GraphModule) -> Callable[..., Any]:
 
 def _number(node: fx.Node) -> torch.Tensor | None:
     """The number that stands beside a tensor of the type of the result, as a tensor on the host."""
-    val = _said(node)
+    val = said(node)
     if node.target not in _WITH_NUMBERS or val is None or len(node.args) != 2 or node.kwargs:
         return None
     x, number = node.args
-    said, is_plain = _said(x), isinstance(number, int | float) and not isinstance(number, bool)
-    if not is_plain or said is None or said.dtype != val.dtype or val.dtype not in (torch.float32, torch.float64):
+    beside, is_plain = said(x), isinstance(number, int | float) and not isinstance(number, bool)
+    if not is_plain or beside is None or beside.dtype != val.dtype or val.dtype not in (torch.float32, torch.float64):
         return None
     return torch.tensor(number, dtype=val.dtype, device="cpu")
 

@@ -1,0 +1,117 @@
+"""What a step in a loop computes again each time, taken out of the loop: what hangs on its constants, and on its rows.
+
+A step sees what it carries, a row of the inputs, and constants. Parts of its graph that hang on the constants alone are
+computed once; numbers that hang on the row alone, such as where on its path a diffusion stands, for all rows at once.
+Both are to the bit what the step itself would compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import torch
+from torch import fx
+
+from ppl_gen.backends.pyro.simplifying import is_pure, leaving, quick, said
+
+CARRIED, ROW, FIXED = "carried", "row", "fixed"  # what an input is
+
+_LARGE = 2**26  # bytes of a tensor that is not kept for a loop
+_FEW = 256  # entries of what is computed for all rows at once
+# Entry by entry, or no computation at all: what comes out hangs on no order, and on no other row.
+_EACH = frozenset(
+    """mul add sub div rsub pow exp exp2 log log1p log2 expm1 sqrt rsqrt neg abs sign sin cos tan tanh sinh cosh sigmoid
+    reciprocal square erf erfc maximum minimum where isnan isfinite eq ne lt le gt ge logical_and logical_or logical_not
+    bitwise_and bitwise_or bitwise_not clamp clamp_min clamp_max unsqueeze squeeze cat stack select view
+    expand""".split()
+)
+
+
+class Hoisted(NamedTuple):
+    """A step in three parts.
+
+    Attributes:
+        step: the graph that is left; after its own inputs it takes what ``once`` and ``each`` give, in this order.
+        once: of the fixed inputs; None where there is nothing. each: of the inputs of rows, stacked; likewise.
+    """
+
+    step: fx.GraphModule
+    once: Callable[..., list[torch.Tensor]] | None
+    each: Callable[..., list[torch.Tensor]] | None
+
+
+def hoisted(graph: fx.GraphModule, roles: list[str]) -> Hoisted:
+    """The graph of a step taken apart.
+
+    Args:
+        graph: a simplified one. roles: of its inputs, in their order.
+    """
+    inputs = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    of = _roles(graph, dict(zip(inputs, roles, strict=True)))
+    seams = {role: [n for n in of if of[n] == role and n not in inputs and _seam(n, of)] for role in (FIXED, ROW)}
+    given = {role: [x for x in inputs if of[x] == role] for role in (FIXED, ROW)}
+    if not any(seams.values()):
+        return Hoisted(graph, None, None)
+    once = quick(_part(graph, given[FIXED], seams[FIXED])) if seams[FIXED] else None
+    each = torch.vmap(quick(_part(graph, given[ROW], seams[ROW]))) if seams[ROW] else None
+    return Hoisted(_part(graph, [*inputs, *seams[FIXED], *seams[ROW]]), once, each)
+
+
+def _roles(graph: fx.GraphModule, of: dict[fx.Node, str]) -> dict[fx.Node, str]:
+    """What every node hangs on; that of constants and of what is given out is CARRIED, which stays in the loop."""
+    stays = leaving(graph)
+    for node in graph.graph.nodes:
+        if node.op == "call_function":
+            movable = is_pure(node) and node not in stays and not any(user.op == "output" for user in node.users)
+            of[node] = _role(node, of) if movable else CARRIED
+    for node in reversed(graph.graph.nodes):  # what is large or no tensor cannot be handed on
+        if node.op == "call_function" and of[node] != CARRIED and _seam(node, of):
+            val = said(node)
+            if val is None or val.nbytes > _LARGE:
+                of[node] = CARRIED
+    return of
+
+
+def _role(node: fx.Node, of: dict[fx.Node, str]) -> str:
+    """What a node hangs on that is a function of its inputs alone."""
+    found = {of[x] for x in node.all_input_nodes if x.op != "get_attr"}
+    if found == {FIXED}:
+        return FIXED
+    val, name = said(node), getattr(getattr(node.target, "overloadpacket", None), "__name__", "")
+    small = val is not None and val.numel() <= _FEW and name in _EACH
+    return ROW if found == {ROW} and small else CARRIED
+
+
+def _seam(node: fx.Node, of: dict[fx.Node, str]) -> bool:
+    """Whether the loop looks at a node outside of it."""
+    return any(of.get(user, CARRIED) != of[node] for user in node.users)
+
+
+def _part(graph: fx.GraphModule, inputs: list[fx.Node], wanted: Iterable[fx.Node] | None = None) -> fx.GraphModule:
+    """A function of some nodes, which gives others; what the graph itself gives where none are named."""
+    made = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in inputs:
+        copies[node] = made.placeholder(node.name)
+        copies[node].meta = dict(node.meta)
+    ends = [n for n in graph.graph.nodes if n.op == "output"] if wanted is None else list(wanted)
+    needed = _before(ends, set(inputs))
+    for node in graph.graph.nodes:
+        if node in needed:
+            copies[node] = made.node_copy(node, copies.__getitem__)
+    if wanted is not None:
+        made.output([copies[node] for node in ends])
+    return fx.GraphModule(graph, made)
+
+
+def _before(ends: list[fx.Node], known: set[fx.Node]) -> set[fx.Node]:
+    """What must be computed for some nodes, themselves among it, where others are known."""
+    found: set[fx.Node] = set()
+    waiting = list(ends)
+    while waiting:
+        node = waiting.pop()
+        if node not in found and node not in known:
+            found.add(node)
+            waiting += node.all_input_nodes
+    return found

@@ -1,0 +1,153 @@
+"""Steps that follow each other, each a graph: what a step carries to the next goes there without being a tree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from ppl_gen.backends.pyro.compiling import compile, like, runnable, signature, traced
+from ppl_gen.backends.pyro.hoisting import CARRIED, FIXED, ROW, hoisted
+
+_REPEATS = 10  # of an inner loop in a step, of the order of
+
+Tensors = list[torch.Tensor]
+
+
+def scan(step: Callable[..., Any], *, calls: int = 1) -> Callable[..., Any]:
+    """``advance(state, inputs, *constants)``: ``step``, compiled, once for each row of ``inputs``.
+
+    Returns:
+        the last state, and what the steps reported, stacked along a new leading axis.
+    """
+    loop = _Loop(step, calls)
+
+    def advance(state: Any, inputs: Any, *constants: Any) -> tuple[Any, Any]:
+        return loop(state, like(inputs), pytree.tree_leaves(inputs), constants)
+
+    return advance
+
+
+def scan_loops(
+    begin: Callable[..., Any], repeat: Callable[..., Any], end: Callable[..., Any], *, calls: int = 1
+) -> Callable[..., Any]:
+    """``advance(state, inputs, *constants)`` as of :func:`scan`, for a step with a loop inside.
+
+    ``begin(state, row, *constants) -> (carry, count)``, then so many times ``repeat(carry, *constants) -> carry``, then
+    ``end(carry, row, *constants) -> (state, report)``.
+    """
+    begin, end = compile(begin, calls=calls), compile(end, calls=calls)
+    inner = _Loop(lambda carry, row, *constants: (repeat(carry, *constants), ()), _REPEATS * calls)
+
+    def advance(state: Any, inputs: Any, *constants: Any) -> tuple[Any, Any]:
+        row_of, reports = like(inputs), []
+        once: dict[_Body, Tensors] = {}
+        for row in zip(*(x.unbind(0) for x in pytree.tree_leaves(inputs)), strict=True):
+            carry, count = begin(state, row_of(row), *constants)
+            carry = inner.repeat(carry, int(count), constants, once)
+            state, report = end(carry, row_of(row), *constants)
+            reports.append(report)
+        return state, pytree.tree_map(lambda *xs: torch.stack(xs), *reports)
+
+    return advance
+
+
+class _Loop:
+    """A step ``(state, row, *constants) -> (state, report)`` at arguments of any signature."""
+
+    def __init__(self, step: Callable[..., Any], calls: int):
+        self.step, self.calls = step, calls
+        self.bodies: dict[Any, _Body] = {}
+
+    def __call__(self, state: Any, row_of: Callable[[Any], Any], inputs: Tensors, constants: Any) -> tuple[Any, Any]:
+        """The last state and the stacked reports of a step for each row."""
+        rows = _rows(inputs)
+        reports: list[Tensors] = []
+        while len(reports) < len(rows):
+            left = slice(len(reports), None)
+            body, carried, fixed = self._body(state, row_of(rows[len(reports)]), constants)
+            each = _rows(body.each(*(x[left] for x in inputs))) if body.each else [()] * len(rows[left])
+            carried, found = body.over(carried, rows[left], each, fixed, body.of_constants(fixed))
+            reports += found
+            state, report = body.tree([*carried, *map(_stacked, zip(*reports, strict=True))])
+        return state, report
+
+    def repeat(self, carry: Any, count: int, constants: Any, once: dict[_Body, Tensors]) -> Any:
+        """``count`` steps that have no rows; ``once`` remembers what the constants came to."""
+        done = 0
+        while done < count:
+            body, carried, fixed = self._body(carry, (), constants)
+            if body not in once:
+                once[body] = body.of_constants(fixed)
+            none: list[Any] = [()] * (count - done)
+            carried, found = body.over(carried, none, none, fixed, once[body])
+            done += len(found)
+            carry, _ = body.tree(carried)
+        return carry
+
+    def _body(self, state: Any, row: Any, constants: Any) -> tuple[_Body, Tensors, Tensors]:
+        """The step for arguments like these, and the tensors of the state and of the constants."""
+        carried: Tensors = []
+        fixed: Tensors = []
+        key = signature(state, carried), signature(row, []), signature(constants, fixed)
+        if key not in self.bodies:
+            self.bodies[key] = _Body(self.step, self.calls, state, row, constants)
+        return self.bodies[key], carried, fixed
+
+
+class _Body:
+    """A step at arguments of one signature.
+
+    Attributes:
+        each: of the stacked rows, what steps see a row of beside them; None where there is nothing.
+        tree: of the tensors that come out, state and report.
+    """
+
+    def __init__(self, step: Callable[..., Any], calls: int, state: Any, row: Any, constants: Any):
+        graph, tensors, self.tree = traced(step, (state, row, *constants))
+        self._shape, num_carried, num_rows = signature(state, []), _count(state), _count(row)
+        rows, fixed = tensors[num_carried:][:num_rows], tensors[num_carried + num_rows :]
+        made = hoisted(graph, [CARRIED] * num_carried + [ROW] * num_rows + [FIXED] * len(fixed))
+        self._once, self.each = made.once, made.each
+        each = [x[0] for x in made.each(*(x[None] for x in rows))] if made.each else []
+        self._run = runnable(made.step, [*tensors, *self.of_constants(fixed), *each], calls)
+        self._num_carried: int | None = None  # when they come out
+        self._steady = False  # whether what is carried comes out as it went in
+
+    def of_constants(self, fixed: Tensors) -> Tensors:
+        """What hangs on the constants alone."""
+        return self._once(*(x.contiguous() for x in fixed)) if self._once else []
+
+    def over(
+        self, carried: Tensors, rows: Sequence[Any], each: Sequence[Any], fixed: Tensors, once: Tensors
+    ) -> tuple[Tensors, list[Tensors]]:
+        """What is carried after steps for all rows, and their reports; of one step, where it changes the shape."""
+        fixed = [x.contiguous() for x in fixed]  # machine code is made for these strides
+        reports: list[Tensors] = []
+        for row, seen in zip(rows, each, strict=True):
+            made = self._run(*[x.contiguous() for x in (*carried, *row)], *fixed, *once, *seen)
+            if self._num_carried is None:
+                state, _ = self.tree(made)
+                self._num_carried, self._steady = len(pytree.tree_leaves(state)), signature(state, []) == self._shape
+            carried = made[: self._num_carried]
+            reports.append(made[self._num_carried :])
+            if not self._steady:
+                break
+        return carried, reports
+
+
+def _rows(stacked: Tensors) -> list[Any]:
+    return list(zip(*(x.unbind(0) for x in stacked), strict=True))
+
+
+def _stacked(rows: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.stack(rows)
+
+
+def _count(tree: Any) -> int:
+    """Of its tensors."""
+    tensors: Tensors = []
+    signature(tree, tensors)
+    return len(tensors)

@@ -1,0 +1,127 @@
+"""Steps of PyTorch in loops: the numbers of a plain loop, to the bit, and what need not be computed again is not."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+
+import pytest
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from ppl_gen.backends.pyro.hoisting import CARRIED, FIXED, ROW, hoisted
+from ppl_gen.backends.pyro.looping import scan, scan_loops
+from ppl_gen.backends.pyro.simplifying import simplified
+
+State = namedtuple("State", ["x", "clock"])
+X = torch.randn(5, 3, dtype=torch.float64)
+DATA = torch.rand(40, 3, dtype=torch.float64) + 0.1
+TIMES = torch.linspace(0.05, 0.95, 23, dtype=torch.float64)
+NOISE = torch.randn(23, 5, 3, dtype=torch.float64)
+
+
+def diffusion(state, row, data):
+    """A path at times, waves of them, something of the data alone, and rows of noise."""
+    t = row["t"][None]
+    alpha, sigma = torch.exp(-0.5 * (0.1 * t + 9.95 * t * t)), torch.sqrt(-torch.expm1(-0.1 * t - 9.95 * t * t))
+    waves = torch.cat([torch.sin(7.0 * t[:, None]), torch.cos(9.0 * t[:, None]), t[:, None]], dim=-1)
+    centre = (torch.lgamma(data) @ torch.ones(3, 3, dtype=data.dtype)).mean(0)
+    x = state.x * (alpha / sigma)[:, None] + sigma[:, None] * row["noise"] + centre * waves.expand(5, 3)
+    report = {"norm": x.square().sum(-1), "alpha": alpha, "t": row["t"], "fixed": centre}
+    return State(x, state.clock + row["t"]), report
+
+
+def growing(state, row, data):
+    """What is carried gets another shape in the first step."""
+    x = state + row["noise"] * data.sum()
+    return x, {"mean": x.mean()}
+
+
+def drawing(state, row, data):
+    x = state.x + row["t"].exp() * torch.randn_like(state.x)
+    return State(x, state.clock), x.sum(-1)
+
+
+def out_of_the_loop(state, row, data):
+    """What comes out is what goes in, a constant and a row of the inputs."""
+    return (data, row["t"]), (state[0], data.exp(), row["t"].exp())
+
+
+ROWS = {"t": TIMES, "noise": NOISE}
+CASES = {
+    "a path": (diffusion, State(X, torch.zeros((), dtype=X.dtype))),
+    "a state that grows": (growing, torch.zeros((), dtype=X.dtype)),
+    "randomness": (drawing, State(X, torch.zeros((), dtype=X.dtype))),
+    "nothing but what is given": (out_of_the_loop, (DATA + 1.0, torch.zeros((), dtype=X.dtype))),
+}
+
+
+def by_hand(step, state, rows, *constants):
+    reports = []
+    for i in range(len(rows["t"])):
+        state, report = step(state, {n: x[i] for n, x in rows.items()}, *constants)
+        reports.append(report)
+    return state, torch.utils._pytree.tree_map(lambda *xs: torch.stack(xs), *reports)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_numbers_of_a_plain_loop(name):
+    step, state = CASES[name]
+    with torch.random.fork_rng():
+        expected = by_hand(step, state, ROWS, DATA)
+    with torch.random.fork_rng():
+        found = scan(step)(state, ROWS, DATA)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    advance = scan(step)
+    with torch.random.fork_rng():
+        parts = []
+        for first, end in ((0, 1), (1, 18), (18, 23)):
+            state, report = advance(state, {n: x[first:end] for n, x in ROWS.items()}, DATA)
+            parts.append(report)
+    joined = torch.utils._pytree.tree_map(lambda *xs: torch.cat(xs), *parts)
+    torch.testing.assert_close((state, joined), expected, rtol=0, atol=0)
+
+
+def test_other_constants_are_other_constants():
+    """Tensors of the same shape, later on, and written into between two calls."""
+    advance, state, data = scan(diffusion), CASES["a path"][1], DATA.clone()
+    for _ in range(2):
+        data += 0.5
+        torch.testing.assert_close(advance(state, ROWS, data), by_hand(diffusion, state, ROWS, data), rtol=0, atol=0)
+
+
+def test_results_may_be_written_into():
+    advance, state = scan(out_of_the_loop), CASES["nothing but what is given"][1]
+    data = DATA.clone()
+    _, report = advance(state, ROWS, data)
+    report[1][0].zero_()
+    torch.testing.assert_close(report[1][1], DATA.exp(), rtol=0, atol=0)
+    torch.testing.assert_close(data, DATA, rtol=0, atol=0)
+
+
+def test_loops_in_steps():
+    """A step of as many inner ones as its row says, some of none."""
+    begin = lambda state, row, data: ((state, row["t"]), (row["t"] * 4.0).long())
+    repeat = lambda carry, data: (0.9 * carry[0] + carry[1] * torch.lgamma(data).sum(0), carry[1])
+    end = lambda carry, row, data: (carry[0], {"x": carry[0].sum(), "t": row["t"]})
+
+    def step(state, row, data):
+        carry, count = begin(state, row, data)
+        for _ in range(int(count)):
+            carry = repeat(carry, data)
+        return end(carry, row, data)
+
+    found = scan_loops(begin, repeat, end)(X, ROWS, DATA)
+    torch.testing.assert_close(found, by_hand(step, X, ROWS, DATA), rtol=0, atol=0)
+
+
+def test_what_is_left_in_the_loop():
+    norm = lambda x, t, noise, data: diffusion(State(x, t), {"t": t, "noise": noise}, data)[1]["norm"]
+    graph = simplified(make_fx(norm)(X, TIMES[0], NOISE[0], DATA))
+    parts = hoisted(graph, [CARRIED, ROW, ROW, FIXED])
+    left = {str(n.target) for n in parts.step.graph.nodes if n.op == "call_function"}
+    assert parts.once and parts.each and not any("lgamma" in n or "sin" in n or "mm" in n for n in left)
+    assert len(left) < len(graph.graph.nodes) / 2
+    once, each = parts.once(DATA), parts.each(TIMES, NOISE)
+    for i in range(len(TIMES)):
+        args = X, TIMES[i], NOISE[i], DATA
+        torch.testing.assert_close(parts.step(*args, *once, *(x[i] for x in each)), graph(*args), rtol=0, atol=0)
