@@ -78,7 +78,8 @@ class Driver:
                 done += count
                 record.add(state, kept, done, last=done >= num_steps or reason is not None)
                 bar.update(count)
-                bar.set_postfix_str(describe(report), refresh=False)
+                if self.progress:
+                    bar.set_postfix_str(describe(report), refresh=False)
         record.close(before, state, reason)
         return state, record.reports(), reason
 

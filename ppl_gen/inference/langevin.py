@@ -48,15 +48,16 @@ def noise(num_chains: int, dim: int) -> dict[str, tuple[str, tuple[int, ...]]]:
 def propose(xp: Any, target: Density, state: State, xi: Any) -> tuple[State, Any]:
     """x' = x + h^2/2 S S^T grad log p(x) + h S xi, and the log of its Metropolis-Hastings ratio.
 
-    With the reverse noise xi' = -(xi + h/2 S^T (g + g')), q(x | x') / q(x' | x) = exp((|xi|^2 - |xi'|^2) / 2), so
-    that S is never inverted (Roberts & Tweedie 1996; Titsias 2023 for the preconditioned form).
+    With s = h/2 S^T (g + g') and the reverse noise xi' = -(xi + s), the proposals' ratio q(x | x') / q(x' | x) is
+    exp((|xi|^2 - |xi'|^2) / 2) = exp(-s . (xi + s/2)), so that S is never inverted (Roberts & Tweedie 1996; Titsias
+    2023 for the preconditioned form).
     """
     h = state.step_size
     drift = transposed(state.scale, state.gradient)
     position = state.position + h * times(state.scale, xi + 0.5 * h * drift)
     log_density, gradient = target.log_density_and_grad(position)
-    back = xi + 0.5 * h * (drift + transposed(state.scale, gradient))
-    log_ratio = log_density - state.log_density + 0.5 * xp.sum(xi * xi - back * back, axis=-1)
+    s = 0.5 * h * (drift + transposed(state.scale, gradient))
+    log_ratio = log_density - state.log_density - xp.sum(s * (xi + 0.5 * s), axis=-1)
     log_ratio = xp.where(xp.isnan(log_ratio), -xp.inf, log_ratio)
     return State(position, log_density, gradient, h, state.scale), log_ratio
 
@@ -68,8 +69,8 @@ def choose(xp: Any, accept: Any, state: Any, **proposed: Any) -> Any:
 
 
 def finite(xp: Any, log_density: Any, gradient: Any) -> Any:
-    """Of which chains both are numbers."""
-    return xp.isfinite(log_density) & xp.all(xp.isfinite(gradient), axis=-1)
+    """Of which chains both are numbers; a sum with something else in it is none."""
+    return xp.isfinite(log_density + xp.sum(gradient, axis=-1))
 
 
 def info(xp: Any, moved: State, log_ratio: Any) -> Info:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ppl_gen.inference.journal import Report
 
-_SCALARS = 8  # that are watched
+_SCALARS, _CHAINS = 8, 64  # that are watched
 _MOST, _FEWEST = 64, 8  # batches of a chain; batches in all from which there is an estimate
 
 
@@ -28,7 +28,8 @@ class Watched:
 
     The size is the least one of the log density and some coordinates, by batch means (Flegal & Jones 2010): what
     independent draws of their variance would have to be many, for the mean of a batch to spread as it does. Batches are
-    joined in pairs as they get many, so that they grow with the run and little is kept of it.
+    joined in pairs as they get many, so that they grow with the run and little is kept of it. Of many chains the first
+    64 stand for all.
     """
 
     def __init__(self, describe: Callable[[Report], str] = lambda report: ""):
@@ -36,7 +37,7 @@ class Watched:
         self.divergences, self._seen = 0, 0.0
         self._batches: list[np.ndarray] = []  # each (chains, scalars), means over ``_length`` chunks
         self._pending: list[np.ndarray] = []
-        self._length, self._steps = 1, 0
+        self._length, self._steps, self._share = 1, 0, 1.0
         self._mean: np.ndarray | None = None
         self._m2: np.ndarray | None = None
 
@@ -55,6 +56,7 @@ class Watched:
         if "lp" not in report:
             return
         x = _scalars(report)
+        self._share = np.asarray(report["lp"]).shape[1] / x.shape[1]
         count = float(x.shape[0] * x.shape[1])
         mean, m2 = x.mean((0, 1)), x.var((0, 1)) * count
         if self._mean is None or self._m2 is None:
@@ -86,13 +88,13 @@ class Watched:
             of_mean = batches.var((0, 1), ddof=1) * (self._length * self._steps)
             size = self._seen * np.minimum((self._m2 / self._seen) / of_mean, 1.0)
         size = size[np.isfinite(size)]
-        return float(size.min()) if size.size else None
+        return float(size.min() * self._share) if size.size else None
 
 
 def _scalars(report: Mapping[str, np.ndarray]) -> np.ndarray:
     """The log density and coordinates spread over the position, (steps, chains, some); not finite ones are left out."""
-    lp = np.asarray(report["lp"])[..., None]
-    position = np.asarray(report.get("position", lp[..., :0]))
+    lp = np.asarray(report["lp"])[:, :_CHAINS, None]
+    position = np.asarray(report.get("position", lp[..., :0]))[:, :_CHAINS]
     some = np.unique(np.linspace(0, max(position.shape[-1] - 1, 0), _SCALARS - 1).astype(int))
     found = np.concatenate([lp, position[..., some[: position.shape[-1]]]], axis=-1).astype(float)
     return np.where(np.isfinite(found), found, 0.0)
