@@ -46,11 +46,49 @@ def out_of_the_loop(state, row, data):
     return (data, row["t"]), (state[0], data.exp(), row["t"].exp())
 
 
+def writing(state, row, data):
+    """Into what hangs on constants alone, and into what hangs on the row."""
+    y, z = torch.exp(data), torch.zeros_like(state)
+    y[0] += state[0]
+    z[0], z[1] = row["t"].exp(), data.lgamma().sum()
+    return state + z + 0.01 * y.sum(0), y.sum()
+
+
+def sloped(state, row, data):
+    """Autograd writes into tensors, too."""
+    with torch.enable_grad():
+        x = state.detach().requires_grad_()
+        slope = torch.autograd.grad((torch.linalg.qr(x)[1] * data.exp()[:3]).sum(), x)[0]
+    return state + row["t"], slope * row["t"].exp()
+
+
+def drawing_for_nobody(state, row, data):
+    torch.randn(3)
+    return state + torch.randn_like(state), row["t"].exp() * state
+
+
+def of_two_types(state, row, data):
+    """A number yields to the type of what has axes; and functions that have other code for many entries."""
+    single, t = row["noise"][0].float(), row["t"]
+    mixed = torch.where(single > 0.0, single, t), single.clamp(t), torch.sigmoid(t), t**5, torch.cosh(t) * t
+    return state * 0.9, {str(i): x * 1.0 + 0.0 * state[0, 0].to(x.dtype) for i, x in enumerate(mixed)}
+
+
+def alternating(state, row, data):
+    """It never stays of one shape."""
+    return (state[0] if state.ndim == 2 else torch.stack([state, state + row["t"].exp().sin()])), row["t"].exp()
+
+
 ROWS = {"t": TIMES, "noise": NOISE}
 CASES = {
     "a path": (diffusion, State(X, torch.zeros((), dtype=X.dtype))),
     "a state that grows": (growing, torch.zeros((), dtype=X.dtype)),
     "randomness": (drawing, State(X, torch.zeros((), dtype=X.dtype))),
+    "writing": (writing, X),
+    "slopes": (sloped, X),
+    "draws for nobody": (drawing_for_nobody, X),
+    "two types": (of_two_types, X),
+    "a state of two shapes": (alternating, X[0]),
     "nothing but what is given": (out_of_the_loop, (DATA + 1.0, torch.zeros((), dtype=X.dtype))),
 }
 
@@ -68,8 +106,10 @@ def test_the_numbers_of_a_plain_loop(name):
     step, state = CASES[name]
     with torch.random.fork_rng():
         expected = by_hand(step, state, ROWS, DATA)
+        after = torch.get_rng_state()
     with torch.random.fork_rng():
         found = scan(step)(state, ROWS, DATA)
+        assert torch.equal(after, torch.get_rng_state())
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
     advance = scan(step)
     with torch.random.fork_rng():
@@ -79,6 +119,21 @@ def test_the_numbers_of_a_plain_loop(name):
             parts.append(report)
     joined = torch.utils._pytree.tree_map(lambda *xs: torch.cat(xs), *parts)
     torch.testing.assert_close((state, joined), expected, rtol=0, atol=0)
+
+
+def test_rows_of_any_strides():
+    rows = {"t": TIMES, "noise": NOISE.permute(2, 1, 0).contiguous().permute(2, 1, 0)}
+    flat = lambda state, row, data: (state, (row["noise"].exp().view(-1)[:3] * state[0], row["noise"].sin().view(-1)))
+    assert not rows["noise"].is_contiguous()
+    torch.testing.assert_close(scan(flat)(X, rows, DATA), by_hand(flat, X, ROWS, DATA), rtol=0, atol=0)
+
+
+def test_a_number_of_another_type_is_another_graph():
+    advance = scan(lambda state, row, number: (state, state.sum() * number))
+    whole = {"t": torch.arange(3)}
+    for number in (1, 1.0, 2):
+        _, report = advance(torch.arange(4), whole, number)
+        assert report.dtype == (torch.arange(4) * number).dtype and float(report[0]) == 6.0 * number
 
 
 def test_other_constants_are_other_constants():

@@ -99,7 +99,7 @@ def signature(tree: Any, tensors: list[torch.Tensor]) -> Any:
         return tuple([(name, signature(x, tensors)) for name, x in tree.items()])
     if isinstance(tree, tuple | list):
         return tuple([signature(x, tensors) for x in tree])
-    return tree
+    return type(tree), tree
 
 
 _num_graphs = 0

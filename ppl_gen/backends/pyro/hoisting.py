@@ -2,7 +2,7 @@
 
 A step sees what it carries, a row of the inputs, and constants. Parts of its graph that hang on the constants alone are
 computed once; numbers that hang on the row alone, such as where on its path a diffusion stands, for all rows at once.
-Both are to the bit what the step itself would compute.
+Both are to the bit what the step itself would compute. A graph that writes into tensors stays as it is.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ from typing import NamedTuple
 import torch
 from torch import fx
 
-from ppl_gen.backends.pyro.simplifying import is_pure, leaving, quick, said
+from ppl_gen.backends.pyro.simplifying import aten, is_pure, leaving, quick, said, writes
 
 CARRIED, ROW, FIXED = "carried", "row", "fixed"  # what an input is
 
 _LARGE = 2**26  # bytes of a tensor that is not kept for a loop
 _FEW = 256  # entries of what is computed for all rows at once
-# Entry by entry, or no computation at all: what comes out hangs on no order, and on no other row.
+# Entry by entry, or no computation at all, and the same bits whether there is one entry or many: sigmoid, for one, is
+# computed by other code where entries fill a register of the processor.
 _EACH = frozenset(
-    """mul add sub div rsub pow exp exp2 log log1p log2 expm1 sqrt rsqrt neg abs sign sin cos tan tanh sinh cosh sigmoid
-    reciprocal square erf erfc maximum minimum where isnan isfinite eq ne lt le gt ge logical_and logical_or logical_not
-    bitwise_and bitwise_or bitwise_not clamp clamp_min clamp_max unsqueeze squeeze cat stack select view
-    expand""".split()
+    """mul add sub div rsub exp log log1p log2 expm1 sqrt rsqrt neg abs sign sin cos tan tanh reciprocal square erf erfc
+    maximum minimum where isnan isfinite eq ne lt le gt ge logical_and logical_or logical_not bitwise_and bitwise_or
+    bitwise_not clamp clamp_min clamp_max unsqueeze squeeze cat stack select view expand""".split()
 )
+_POWERS = (2, 3, 0.5, -0.5, -1, -2)  # which are the same, too
 
 
 class Hoisted(NamedTuple):
@@ -33,7 +34,8 @@ class Hoisted(NamedTuple):
 
     Attributes:
         step: the graph that is left; after its own inputs it takes what ``once`` and ``each`` give, in this order.
-        once: of the fixed inputs; None where there is nothing. each: of the inputs of rows, stacked; likewise.
+        once: of the fixed inputs; None where there is nothing. each: of the inputs of rows, stacked and contiguous;
+            likewise.
     """
 
     step: fx.GraphModule
@@ -47,6 +49,8 @@ def hoisted(graph: fx.GraphModule, roles: list[str]) -> Hoisted:
     Args:
         graph: a simplified one. roles: of its inputs, in their order.
     """
+    if any(map(writes, graph.graph.nodes)):
+        return Hoisted(graph, None, None)
     inputs = [node for node in graph.graph.nodes if node.op == "placeholder"]
     of = _roles(graph, dict(zip(inputs, roles, strict=True)))
     seams = {role: [n for n in of if of[n] == role and n not in inputs and _seam(n, of)] for role in (FIXED, ROW)}
@@ -59,7 +63,7 @@ def hoisted(graph: fx.GraphModule, roles: list[str]) -> Hoisted:
 
 
 def _roles(graph: fx.GraphModule, of: dict[fx.Node, str]) -> dict[fx.Node, str]:
-    """What every node hangs on; that of constants and of what is given out is CARRIED, which stays in the loop."""
+    """What every node hangs on; what is given out is CARRIED, which stays in the loop."""
     stays = leaving(graph)
     for node in graph.graph.nodes:
         if node.op == "call_function":
@@ -74,13 +78,22 @@ def _roles(graph: fx.GraphModule, of: dict[fx.Node, str]) -> dict[fx.Node, str]:
 
 
 def _role(node: fx.Node, of: dict[fx.Node, str]) -> str:
-    """What a node hangs on that is a function of its inputs alone."""
+    """What a node hangs on that is a function of its inputs alone; captured tensors do not change in a loop."""
     found = {of[x] for x in node.all_input_nodes if x.op != "get_attr"}
     if found == {FIXED}:
         return FIXED
-    val, name = said(node), getattr(getattr(node.target, "overloadpacket", None), "__name__", "")
-    small = val is not None and val.numel() <= _FEW and name in _EACH
-    return ROW if found == {ROW} and small else CARRIED
+    return ROW if found == {ROW} and _for_all_rows(node) else CARRIED
+
+
+def _for_all_rows(node: fx.Node) -> bool:
+    """Whether rows together give what each of them gives."""
+    val, beside = said(node), [said(x) for x in node.all_input_nodes]
+    if val is None or val.numel() > _FEW or any(x is None for x in beside):
+        return False
+    if len({x.dtype for x in beside if x is not None and x.dtype != torch.bool}) > 1:
+        return False  # of several types a number, which has no axes, would yield; a row of them does not
+    is_power = node.target is aten.pow.Tensor_Scalar and node.args[1] in _POWERS
+    return is_power or getattr(getattr(node.target, "overloadpacket", None), "__name__", "") in _EACH
 
 
 def _seam(node: fx.Node, of: dict[fx.Node, str]) -> bool:
@@ -95,7 +108,8 @@ def _part(graph: fx.GraphModule, inputs: list[fx.Node], wanted: Iterable[fx.Node
     for node in inputs:
         copies[node] = made.placeholder(node.name)
         copies[node].meta = dict(node.meta)
-    ends = [n for n in graph.graph.nodes if n.op == "output"] if wanted is None else list(wanted)
+    # the graph itself: what comes out, and draws that nobody reads, since those after them hang on them
+    ends = [n for n in graph.graph.nodes if n.is_impure()] if wanted is None else list(wanted)
     needed = _before(ends, set(inputs))
     for node in graph.graph.nodes:
         if node in needed:

@@ -44,7 +44,7 @@ def scan_loops(
     def advance(state: Any, inputs: Any, *constants: Any) -> tuple[Any, Any]:
         row_of, reports = like(inputs), []
         once: dict[_Body, Tensors] = {}
-        for row in zip(*(x.unbind(0) for x in pytree.tree_leaves(inputs)), strict=True):
+        for row in _rows(pytree.tree_leaves(inputs)):
             carry, count = begin(state, row_of(row), *constants)
             carry = inner.repeat(carry, int(count), constants, once)
             state, report = end(carry, row_of(row), *constants)
@@ -63,16 +63,16 @@ class _Loop:
 
     def __call__(self, state: Any, row_of: Callable[[Any], Any], inputs: Tensors, constants: Any) -> tuple[Any, Any]:
         """The last state and the stacked reports of a step for each row."""
-        rows = _rows(inputs)
-        reports: list[Tensors] = []
+        inputs = [x.contiguous() for x in inputs]
+        rows, reports = _rows(inputs), list[Tensors]()
         while len(reports) < len(rows):
-            left = slice(len(reports), None)
             body, carried, fixed = self._body(state, row_of(rows[len(reports)]), constants)
+            left = slice(len(reports), None if body.steady else len(reports) + 1)
             each = _rows(body.each(*(x[left] for x in inputs))) if body.each else [()] * len(rows[left])
             carried, found = body.over(carried, rows[left], each, fixed, body.of_constants(fixed))
             reports += found
-            state, report = body.tree([*carried, *map(_stacked, zip(*reports, strict=True))])
-        return state, report
+            state, _ = body.tree([*carried, *found[-1]])
+        return body.tree([*carried, *map(torch.stack, zip(*reports, strict=True))])
 
     def repeat(self, carry: Any, count: int, constants: Any, once: dict[_Body, Tensors]) -> Any:
         """``count`` steps that have no rows; ``once`` remembers what the constants came to."""
@@ -103,6 +103,7 @@ class _Body:
     Attributes:
         each: of the stacked rows, what steps see a row of beside them; None where there is nothing.
         tree: of the tensors that come out, state and report.
+        steady: whether what is carried is known to come out as it went in: so many of these shapes and types.
     """
 
     def __init__(self, step: Callable[..., Any], calls: int, state: Any, row: Any, constants: Any):
@@ -110,40 +111,36 @@ class _Body:
         self._shape, num_carried, num_rows = signature(state, []), _count(state), _count(row)
         rows, fixed = tensors[num_carried:][:num_rows], tensors[num_carried + num_rows :]
         made = hoisted(graph, [CARRIED] * num_carried + [ROW] * num_rows + [FIXED] * len(fixed))
-        self._once, self.each = made.once, made.each
+        self._of_constants, self.each = made.once, made.each
         each = [x[0] for x in made.each(*(x[None] for x in rows))] if made.each else []
         self._run = runnable(made.step, [*tensors, *self.of_constants(fixed), *each], calls)
         self._num_carried: int | None = None  # when they come out
-        self._steady = False  # whether what is carried comes out as it went in
+        self.steady = False
 
     def of_constants(self, fixed: Tensors) -> Tensors:
         """What hangs on the constants alone."""
-        return self._once(*(x.contiguous() for x in fixed)) if self._once else []
+        return self._of_constants(*(x.contiguous() for x in fixed)) if self._of_constants else []
 
     def over(
         self, carried: Tensors, rows: Sequence[Any], each: Sequence[Any], fixed: Tensors, once: Tensors
     ) -> tuple[Tensors, list[Tensors]]:
-        """What is carried after steps for all rows, and their reports; of one step, where it changes the shape."""
+        """What is carried after steps for all rows, and their reports; after one, where that is of another kind."""
         fixed = [x.contiguous() for x in fixed]  # machine code is made for these strides
         reports: list[Tensors] = []
         for row, seen in zip(rows, each, strict=True):
             made = self._run(*[x.contiguous() for x in (*carried, *row)], *fixed, *once, *seen)
             if self._num_carried is None:
                 state, _ = self.tree(made)
-                self._num_carried, self._steady = len(pytree.tree_leaves(state)), signature(state, []) == self._shape
+                self._num_carried, self.steady = len(pytree.tree_leaves(state)), signature(state, []) == self._shape
             carried = made[: self._num_carried]
             reports.append(made[self._num_carried :])
-            if not self._steady:
+            if not self.steady:
                 break
         return carried, reports
 
 
 def _rows(stacked: Tensors) -> list[Any]:
     return list(zip(*(x.unbind(0) for x in stacked), strict=True))
-
-
-def _stacked(rows: Sequence[torch.Tensor]) -> torch.Tensor:
-    return torch.stack(rows)
 
 
 def _count(tree: Any) -> int:

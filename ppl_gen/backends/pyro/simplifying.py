@@ -33,9 +33,9 @@ def simplified(graph: fx.GraphModule) -> fx.GraphModule:
     """The graph itself, made smaller; as it was where it writes into tensors."""
     graph.graph.eliminate_dead_code()
     for node in graph.graph.nodes:
-        if _writes(node) and _is_fresh(node.args[0]):
+        if writes(node) and _is_fresh(node.args[0]):
             node.target = _made_anew(node)
-    if any(map(_writes, graph.graph.nodes)):
+    if any(map(writes, graph.graph.nodes)):
         graph.recompile()
         return graph
     stays = leaving(graph)
@@ -72,7 +72,7 @@ def _may_share(node: fx.Node) -> bool:
     return any(x.alias_info is not None for x in target._schema.returns) or target is aten._unsafe_view.default
 
 
-def _writes(node: fx.Node) -> bool:
+def writes(node: fx.Node) -> bool:
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
@@ -99,6 +99,8 @@ def is_pure(node: fx.Node) -> bool:
     if target is operator.getitem:
         return True
     if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload):
+        return False
+    if target._schema.is_mutable:
         return False
     if target.namespace not in _KNOWN or "batch_norm" in target._schema.name:  # others may write or draw unsaid
         return False
