@@ -26,6 +26,8 @@ def floats(*shape):
 CASES = {
     "mlp": (nets.MLP(5, 3, (16, 8), "gelu"), (floats(4, 2, 5),)),
     "residual": (nets.ResidualMLP(5, 3, 16), (floats(4, 5),)),
+    "set of numbers": (nets.DeepSet(None, 3, (8,), 6), (floats(4, 7),)),
+    "set of rows": (nets.DeepSet(2, 3, (8,), 6), (floats(4, 7, 2),)),
     "masked": (nets.MaskedMLP(5, 2, (16, 16), order=(3, 0, 4, 1, 2)), (floats(4, 5),)),
     "masked with context": (nets.MaskedMLP(5, 2, (16,), "tanh", num_context=3), (floats(4, 5), floats(4, 3))),
     "encoder": (nets.ConvEncoder(IMAGE, 4, (8, 16)), (floats(3, *IMAGE),)),
@@ -84,6 +86,13 @@ def test_they_start_alike_on_both_and_otherwise_with_another_seed(case):
     one, other, third = (nets.weights(net.build(*args)) for args in (("jax", 3), ("torch", 3), ("jax", 4)))
     assert all(np.array_equal(one[n], other[n]) for n in one)
     assert any(not np.array_equal(one[n], third[n]) for n in one)
+
+
+def test_sets_have_no_order_and_any_size():
+    net, x = nets.DeepSet(2, 3, (8,), 6).build("torch"), torch.as_tensor(floats(4, 7, 2))
+    torch.testing.assert_close(net(x[:, torch.randperm(7)]), net(x), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(net(torch.cat([x, x], dim=1)), net(x), rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(net(x), net(x.flip(-1)), atol=1e-3)
 
 
 def jacobian(net, x, *rest):
