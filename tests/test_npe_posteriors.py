@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import ppl_gen as pg
+from ppl_gen import dist, nets, xp
 from ppl_gen.inference.amortised import Amortised
 from tests.posteriors import POSTERIORS, by_reference_name
 from tests.test_npe import Y, conjugate
@@ -13,19 +14,31 @@ from tests.test_npe import Y, conjugate
 pytestmark = pytest.mark.slow
 # Independent draws after resampling: as many effective ones as the samplers' tests ask for.
 ENOUGH = 700
+
+
+@pg.program
+def hidden_markov(y):
+    """That of ``POSTERIORS`` as something that can be run: there a factor stands for what is hidden."""
+    rows = [pg.sample(name, dist.Dirichlet(xp.ones((2,)))) for name in ("theta1", "theta2")]
+    low, high = (pg.sample(name, dist.Normal(mean, 1.0)) for name, mean in (("low", 3.0), ("high", 10.0)))
+    mu = pg.deterministic("mu", xp.stack([low, high]))  # 0 < low < high, but for prior mass that data rule out
+    z = pg.sample("z", dist.MarkovChain(xp.array([0.5, 0.5]), xp.stack(rows), len(y)))
+    with pg.plate("time", len(y)):
+        pg.sample("y", dist.Normal(mu[z], 1.0), obs=y)
+
+
 POSTERIORDB = {
-    "eight_schools": {"num_layers": 3},
-    "gp": {"num_layers": 3},
+    "eight_schools": (POSTERIORS["eight_schools"].program, {}),
+    "gp": (POSTERIORS["gp"].program, {}),
+    "hmm": (hidden_markov, {"embedding": nets.MLP(100, 16, (128, 64)), "oversampling": 40}),
 }
 
 
 @pytest.mark.parametrize("name", POSTERIORDB)
 def test_posteriordb_by_weighed_draws(name, data_dir):
-    held = POSTERIORS[name]
-    run = pg.infer(
-        held.program, held.data(data_dir), "npe", progress=False, precision="float32", num_samples=4000, num_epochs=60,
-        oversampling=20, **POSTERIORDB[name],
-    )  # fmt: skip
+    held, (program, own) = POSTERIORS[name], POSTERIORDB[name]
+    options = {"num_samples": 4000, "num_epochs": 60, "oversampling": 20, "num_layers": 3, **own}
+    run = pg.infer(program, held.data(data_dir), "npe", progress=False, precision="float32", **options)
     draws = by_reference_name(run.posterior)
     parameters, heavy_tailed = held.reference(data_dir)
     assert parameters and set(parameters) <= set(draws) and run.attrs["ess"] >= ENOUGH and run.attrs["pareto_k"] < 0.7
