@@ -32,7 +32,7 @@ CASES = {
     **{f"draw langevin {b} torchebm": f"chains of Langevin steps, {b}" for b in _BACKENDS},
     **{f"infer npse {b} sbi": f"posterior of two moons by npse, {b}" for b in _BACKENDS},
 }
-_STEPS = {"mlp": 2000, "unet": 20, "cfm": 2000, "otcfm": 1000}  # of training, in a run
+_STEPS = {"mlp": 2000, "unet": 60, "cfm": 2000, "otcfm": 1000}  # of training, in a run
 _BATCH = {"mlp": 256, "unet": 64, "cfm": 256, "otcfm": 256}
 _DRAWS, _EVALUATIONS = {"mlp": 2000, "unet": 64, "cfm": 2000}, {"mlp": 100, "unet": 20, "cfm": 100}
 PER = {case: _STEPS[case.split()[1]] if case.startswith("train") else 1 for case in CASES}
