@@ -12,6 +12,7 @@ draws the kept results; with ``PICTURED`` it stands for the cases in the README'
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib
 import json
@@ -83,6 +84,8 @@ def run(name: str, repeats: int, python: str, only: str = "", go_on: bool = Fals
         result["peers"] = module.PEERS
     if getattr(module, "PICTURED", False):
         result["picture"] = f"benchmarks/results/{name}.png"
+    if module.PEER:
+        result["peer_versions"] = _peer_versions(python)
     partial = HERE / "results" / f"{name}.partial"
     if go_on and partial.exists():
         result["cases"] = json.loads(partial.read_text())["cases"]
@@ -178,3 +181,12 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def _peer_versions(python: str) -> dict[str, str]:
+    """What an interpreter has of ``requirements/peers.txt``, and of torchcfm."""
+    lines = (HERE.parent / "requirements" / "peers.txt").read_text().splitlines()
+    wanted = [line.split("==")[0] for line in lines if "==" in line] + ["torchcfm"]
+    asked = "import importlib.metadata as m; print([(d.metadata['Name'], d.version) for d in m.distributions()])"
+    listed = ast.literal_eval(subprocess.run([python, "-c", asked], capture_output=True, text=True, check=True).stdout)
+    return {name: number for name, number in sorted(listed) if name in wanted}
