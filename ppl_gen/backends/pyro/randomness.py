@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
 
-Spec = Mapping[str, tuple[str, tuple[int, ...]]]
+from ppl_gen.backends import host_noise
+from ppl_gen.backends.host_noise import Spec
+from ppl_gen.backends.pyro.compiling import on_host
 
 
 def key(seed: int) -> None:
@@ -31,7 +33,13 @@ def keys(seed: int, start: int, count: int) -> dict[str, torch.Tensor]:
 
 
 def noise(seed: int, index: int, spec: Spec, num_steps: int) -> dict[str, torch.Tensor]:
-    """The noise of chunk ``index``: name -> array (num_steps, *shape) of standard normals or uniforms."""
+    """The noise of chunk ``index``: name -> array (num_steps, *shape) of standard normals or uniforms.
+
+    On a CPU it is NumPy's, so that chains of both backends see the same.
+    """
+    if on_host():
+        dtype = str(torch.get_default_dtype()).removeprefix("torch.")
+        return {name: torch.from_numpy(x) for name, x in host_noise.noise(seed, index, spec, num_steps, dtype).items()}
     device = torch.get_default_device()
     generator = torch.Generator(device).manual_seed(hash((seed, index)) % 2**63)
     draw = {"normal": torch.randn, "uniform": torch.rand}
