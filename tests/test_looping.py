@@ -74,6 +74,16 @@ def of_two_types(state, row, data):
     return state * 0.9, {str(i): x * 1.0 + 0.0 * state[0, 0].to(x.dtype) for i, x in enumerate(mixed)}
 
 
+def reporting(state, row, data):
+    """Of its numbers: for the report alone, for both, and what comes from constants."""
+    x = 0.9 * state.x + row["noise"]
+    size = x.square().sum(-1)
+    told = torch.where(size.isnan(), size, size.sqrt()).clamp(max=3.0)
+    clock = state.clock + size.exp().mean()
+    report = {"told": told, "again": told, "log": -size.log(), "fine": size < 2.0, "more": data.sum(0) * x[0]}
+    return State(x, clock), {**report, "clock": clock, "late": torch.exp(row["t"]) * told}
+
+
 def alternating(state, row, data):
     """It never stays of one shape."""
     return (state[0] if state.ndim == 2 else torch.stack([state, state + row["t"].exp().sin()])), row["t"].exp()
@@ -87,6 +97,7 @@ CASES = {
     "writing": (writing, X),
     "slopes": (sloped, X),
     "draws for nobody": (drawing_for_nobody, X),
+    "reports": (reporting, State(X, torch.zeros((), dtype=X.dtype))),
     "two types": (of_two_types, X),
     "a state of two shapes": (alternating, X[0]),
     "nothing but what is given": (out_of_the_loop, (DATA + 1.0, torch.zeros((), dtype=X.dtype))),
@@ -170,13 +181,14 @@ def test_loops_in_steps():
 
 
 def test_what_is_left_in_the_loop():
-    norm = lambda x, t, noise, data: diffusion(State(x, t), {"t": t, "noise": noise}, data)[1]["norm"]
+    norm = lambda x, t, noise, data: [diffusion(State(x, t), {"t": t, "noise": noise}, data)[1]["norm"]]
     graph = simplified(make_fx(norm)(X, TIMES[0], NOISE[0], DATA))
-    parts = hoisted(graph, [CARRIED, ROW, ROW, FIXED])
+    parts = hoisted(graph, [CARRIED, ROW, ROW, FIXED], 0)
     left = {str(n.target) for n in parts.step.graph.nodes if n.op == "call_function"}
     assert parts.once and parts.each and not any("lgamma" in n or "sin" in n or "mm" in n for n in left)
     assert len(left) < len(graph.graph.nodes) / 2
     once, each = parts.once(DATA), parts.each(TIMES, NOISE)
     for i in range(len(TIMES)):
         args = X, TIMES[i], NOISE[i], DATA
-        torch.testing.assert_close(parts.step(*args, *once, *(x[i] for x in each)), graph(*args), rtol=0, atol=0)
+        left = parts.step(*args, *once, *(x[i] for x in each))
+        torch.testing.assert_close(parts.late(*(x[None] for x in left))[0][0], graph(*args)[0], rtol=0, atol=0)

@@ -1,13 +1,14 @@
-"""What a step in a loop computes again each time, taken out of the loop: what hangs on its constants, and on its rows.
+"""What need not be computed in each step of a loop, taken out of it.
 
-A step sees what it carries, a row of the inputs, and constants. Parts of its graph that hang on the constants alone are
-computed once; numbers that hang on the row alone, such as where on its path a diffusion stands, for all rows at once.
-Both are to the bit what the step itself would compute. A graph that writes into tensors stays as it is.
+A step sees what it carries, a row of the inputs, and constants; it carries on, and reports. Parts of its graph that
+hang on the constants alone are computed once; numbers that hang on the row alone, such as where on its path a diffusion
+stands, for all rows at once, before the loop; and what is made for the report alone, for all steps at once, after it.
+All is to the bit what the step itself would compute. A graph that writes into tensors stays as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -30,36 +31,81 @@ _POWERS = (2, 3, 0.5, -0.5, -1, -2)  # which are the same, too
 
 
 class Hoisted(NamedTuple):
-    """A step in three parts.
+    """A step in four parts.
 
     Attributes:
-        step: the graph that is left; after its own inputs it takes what ``once`` and ``each`` give, in this order.
+        step: the graph that is left; after its own inputs it takes what ``once`` and ``each`` give, in this order. It
+            gives what is carried on, and what ``late`` wants.
         once: of the fixed inputs; None where there is nothing. each: of the inputs of rows, stacked and contiguous;
-            likewise.
+            likewise. late: of what the steps gave it, stacked: the reports.
     """
 
     step: fx.GraphModule
     once: Callable[..., list[torch.Tensor]] | None
     each: Callable[..., list[torch.Tensor]] | None
+    late: Callable[..., list[torch.Tensor]]
 
 
-def hoisted(graph: fx.GraphModule, roles: list[str]) -> Hoisted:
+def hoisted(graph: fx.GraphModule, roles: list[str], num_carried: int) -> Hoisted:
     """The graph of a step taken apart.
 
     Args:
-        graph: a simplified one. roles: of its inputs, in their order.
+        graph: a simplified one. roles: of its inputs, in their order. num_carried: how many of its results are carried
+            on; the others are reports.
     """
     if any(map(writes, graph.graph.nodes)):
-        return Hoisted(graph, None, None)
+        return Hoisted(graph, None, None, lambda *stacked: list(stacked))
     inputs = [node for node in graph.graph.nodes if node.op == "placeholder"]
     of = _roles(graph, dict(zip(inputs, roles, strict=True)))
     seams = {role: [n for n in of if of[n] == role and n not in inputs and _seam(n, of)] for role in (FIXED, ROW)}
     given = {role: [x for x in inputs if of[x] == role] for role in (FIXED, ROW)}
-    if not any(seams.values()):
-        return Hoisted(graph, None, None)
     once = quick(_part(graph, given[FIXED], seams[FIXED])) if seams[FIXED] else None
     each = torch.vmap(quick(_part(graph, given[ROW], seams[ROW]))) if seams[ROW] else None
-    return Hoisted(_part(graph, [*inputs, *seams[FIXED], *seams[ROW]]), once, each)
+    given_out = _results(graph)
+    kept, late = _late(graph, of, given_out, num_carried)
+    step = _part(graph, [*inputs, *seams[FIXED], *seams[ROW]], [*given_out[:num_carried], *kept], whole=True)
+    return Hoisted(step, once, each, late)
+
+
+def results(graph: fx.GraphModule) -> list[torch.Tensor]:
+    """Tensors like those that come out."""
+    nodes = _results(graph)
+    return [getattr(graph, str(n.target)) if said(n) is None else said(n) for n in nodes]  # type: ignore[misc]
+
+
+def _results(graph: fx.GraphModule) -> list[fx.Node]:
+    return list(next(n for n in graph.graph.nodes if n.op == "output").args[0])  # type: ignore[arg-type]
+
+
+def _late(
+    graph: fx.GraphModule, of: dict[fx.Node, str], given_out: list[fx.Node], num_carried: int
+) -> tuple[list[fx.Node], Callable[..., list[torch.Tensor]]]:
+    """Nodes whose values are kept of each step, and what makes the reports of these, stacked."""
+    carried, reports = set(given_out[:num_carried]), given_out[num_carried:]
+    late: set[fx.Node] = set()
+    for node in reversed(graph.graph.nodes):
+        for_reports = node.op == "call_function" and node not in carried and bool(node.users)
+        if for_reports and all(x in late or x.op == "output" for x in node.users) and _can_wait(node, of):
+            late.add(node)
+    ends = list(dict.fromkeys(x for x in reports if x in late))
+    before = [x for node in late for x in node.all_input_nodes if x.op != "get_attr"]
+    seeds = list(dict.fromkeys(x for x in before if x not in late))
+    if not ends or len(seeds) > len(ends):
+        return reports, lambda *stacked: list(stacked)
+    kept = [x for x in reports if x not in late]
+    made = torch.vmap(quick(_part(graph, seeds, ends)))
+
+    def of_stacked(*stacked: torch.Tensor) -> list[torch.Tensor]:
+        ready, computed = iter(stacked[: len(kept)]), dict(zip(ends, made(*stacked[len(kept) :]), strict=True))
+        return [computed[x] if x in late else next(ready) for x in reports]
+
+    return [*kept, *seeds], of_stacked
+
+
+def _can_wait(node: fx.Node, of: dict[fx.Node, str]) -> bool:
+    """Whether it is the same for all steps at once; what hangs on constants is not kept of each step."""
+    hangs = [of.get(x, CARRIED) for x in node.all_input_nodes if x.op != "get_attr"]
+    return is_pure(node) and bool(hangs) and FIXED not in hangs and _entry_by_entry(node)
 
 
 def _roles(graph: fx.GraphModule, of: dict[fx.Node, str]) -> dict[fx.Node, str]:
@@ -86,9 +132,15 @@ def _role(node: fx.Node, of: dict[fx.Node, str]) -> str:
 
 
 def _for_all_rows(node: fx.Node) -> bool:
-    """Whether rows together give what each of them gives."""
-    val, beside = said(node), [said(x) for x in node.all_input_nodes]
-    if val is None or val.numel() > _FEW or any(x is None for x in beside):
+    """Whether it is a few numbers, which rows together give as each of them does."""
+    val = said(node)
+    return val is not None and val.numel() <= _FEW and _entry_by_entry(node)
+
+
+def _entry_by_entry(node: fx.Node) -> bool:
+    """Whether many at once give what each of them gives."""
+    beside = [said(x) for x in node.all_input_nodes]
+    if any(x is None for x in beside):
         return False
     if len({x.dtype for x in beside if x is not None and x.dtype != torch.bool}) > 1:
         return False  # of several types a number, which has no axes, would yield; a row of them does not
@@ -101,21 +153,21 @@ def _seam(node: fx.Node, of: dict[fx.Node, str]) -> bool:
     return any(of.get(user, CARRIED) != of[node] for user in node.users)
 
 
-def _part(graph: fx.GraphModule, inputs: list[fx.Node], wanted: Iterable[fx.Node] | None = None) -> fx.GraphModule:
-    """A function of some nodes, which gives others; what the graph itself gives where none are named."""
+def _part(
+    graph: fx.GraphModule, inputs: list[fx.Node], wanted: list[fx.Node], whole: bool = False
+) -> fx.GraphModule:
+    """A function of some nodes, which gives others; ``whole`` with draws that nobody reads, for the sake of others."""
     made = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     for node in inputs:
         copies[node] = made.placeholder(node.name)
         copies[node].meta = dict(node.meta)
-    # the graph itself: what comes out, and draws that nobody reads, since those after them hang on them
-    ends = [n for n in graph.graph.nodes if n.is_impure()] if wanted is None else list(wanted)
-    needed = _before(ends, set(inputs))
+    drawn = [n for n in graph.graph.nodes if n.op == "call_function" and n.is_impure()] if whole else []
+    needed = _before([*wanted, *drawn], set(inputs))
     for node in graph.graph.nodes:
         if node in needed:
             copies[node] = made.node_copy(node, copies.__getitem__)
-    if wanted is not None:
-        made.output([copies[node] for node in ends])
+    made.output([copies[node] for node in wanted])
     return fx.GraphModule(graph, made)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from ppl_gen.backends.pyro.compiling import compile, like, runnable, signature, traced
-from ppl_gen.backends.pyro.hoisting import CARRIED, FIXED, ROW, hoisted
+from ppl_gen.backends.pyro.hoisting import CARRIED, FIXED, ROW, hoisted, results
 
 _REPEATS = 10  # of an inner loop in a step, of the order of
 
@@ -64,15 +64,16 @@ class _Loop:
     def __call__(self, state: Any, row_of: Callable[[Any], Any], inputs: Tensors, constants: Any) -> tuple[Any, Any]:
         """The last state and the stacked reports of a step for each row."""
         inputs = [x.contiguous() for x in inputs]
-        rows, reports = _rows(inputs), list[Tensors]()
-        while len(reports) < len(rows):
-            body, carried, fixed = self._body(state, row_of(rows[len(reports)]), constants)
-            left = slice(len(reports), None if body.steady else len(reports) + 1)
+        rows, done, parts = _rows(inputs), 0, list[Tensors]()
+        while done < len(rows):
+            body, carried, fixed = self._body(state, row_of(rows[done]), constants)
+            left = slice(done, None if body.steady else done + 1)
             each = _rows(body.each(*(x[left] for x in inputs))) if body.each else [()] * len(rows[left])
-            carried, found = body.over(carried, rows[left], each, fixed, body.of_constants(fixed))
-            reports += found
-            state, _ = body.tree([*carried, *found[-1]])
-        return body.tree([*carried, *map(torch.stack, zip(*reports, strict=True))])
+            carried, found, count = body.over(carried, rows[left], each, fixed, body.of_constants(fixed))
+            done += count
+            parts.append(found)
+            state, _ = body.tree([*carried, *found])
+        return body.tree([*carried, *(x[0] if len(x) == 1 else torch.cat(x) for x in zip(*parts, strict=True))])
 
     def repeat(self, carry: Any, count: int, constants: Any, once: dict[_Body, Tensors]) -> Any:
         """``count`` steps that have no rows; ``once`` remembers what the constants came to."""
@@ -82,8 +83,8 @@ class _Loop:
             if body not in once:
                 once[body] = body.of_constants(fixed)
             none: list[Any] = [()] * (count - done)
-            carried, found = body.over(carried, none, none, fixed, once[body])
-            done += len(found)
+            carried, _, count_done = body.over(carried, none, none, fixed, once[body])
+            done += count_done
             carry, _ = body.tree(carried)
         return carry
 
@@ -103,19 +104,21 @@ class _Body:
     Attributes:
         each: of the stacked rows, what steps see a row of beside them; None where there is nothing.
         tree: of the tensors that come out, state and report.
-        steady: whether what is carried is known to come out as it went in: so many of these shapes and types.
+        steady: whether what is carried comes out as it went in: so many of these shapes and types.
     """
 
     def __init__(self, step: Callable[..., Any], calls: int, state: Any, row: Any, constants: Any):
         graph, tensors, self.tree = traced(step, (state, row, *constants))
-        self._shape, num_carried, num_rows = signature(state, []), _count(state), _count(row)
+        num_carried, num_rows = _count(state), _count(row)
         rows, fixed = tensors[num_carried:][:num_rows], tensors[num_carried + num_rows :]
-        made = hoisted(graph, [CARRIED] * num_carried + [ROW] * num_rows + [FIXED] * len(fixed))
-        self._of_constants, self.each = made.once, made.each
+        after, _ = self.tree(results(graph))
+        self.steady = signature(after, []) == signature(state, [])
+        self._num_after = len(pytree.tree_leaves(after))
+        roles = [CARRIED] * num_carried + [ROW] * num_rows + [FIXED] * len(fixed)
+        made = hoisted(graph, roles, self._num_after)
+        self._of_constants, self.each, self._late = made.once, made.each, made.late
         each = [x[0] for x in made.each(*(x[None] for x in rows))] if made.each else []
         self._run = runnable(made.step, [*tensors, *self.of_constants(fixed), *each], calls)
-        self._num_carried: int | None = None  # when they come out
-        self.steady = False
 
     def of_constants(self, fixed: Tensors) -> Tensors:
         """What hangs on the constants alone."""
@@ -123,20 +126,17 @@ class _Body:
 
     def over(
         self, carried: Tensors, rows: Sequence[Any], each: Sequence[Any], fixed: Tensors, once: Tensors
-    ) -> tuple[Tensors, list[Tensors]]:
-        """What is carried after steps for all rows, and their reports; after one, where that is of another kind."""
+    ) -> tuple[Tensors, Tensors, int]:
+        """What is carried after steps for all rows, their reports, and how many steps: one, where it is not steady."""
         fixed = [x.contiguous() for x in fixed]  # machine code is made for these strides
-        reports: list[Tensors] = []
+        kept: list[Tensors] = []
         for row, seen in zip(rows, each, strict=True):
             made = self._run(*[x.contiguous() for x in (*carried, *row)], *fixed, *once, *seen)
-            if self._num_carried is None:
-                state, _ = self.tree(made)
-                self._num_carried, self.steady = len(pytree.tree_leaves(state)), signature(state, []) == self._shape
-            carried = made[: self._num_carried]
-            reports.append(made[self._num_carried :])
+            carried = made[: self._num_after]
+            kept.append(made[self._num_after :])
             if not self.steady:
                 break
-        return carried, reports
+        return carried, self._late(*map(torch.stack, zip(*kept, strict=True))), len(kept)
 
 
 def _rows(stacked: Tensors) -> list[Any]:
