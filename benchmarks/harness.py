@@ -148,7 +148,9 @@ def keep(result: dict[str, Any], command: list[str]) -> Path:
     wanted = importlib.import_module(f"benchmarks.{result['benchmark']}").CASES
     path = whole if set(result["cases"]) == set(wanted) else partial
     when = datetime.now(UTC).strftime("%Y-%m-%d")
-    kept = {**result, "command": " ".join(command), "date": when, "machine": _machine(), "versions": _versions()}
+    cases = {case: result["cases"][case] for case in wanted if case in result["cases"]}
+    about = {"command": " ".join(command), "date": when, "machine": _machine(), "versions": _versions()}
+    kept = {**result, "cases": cases, **about}
     path.write_text(json.dumps(kept, indent=1) + "\n")
     if path == partial:
         return path
