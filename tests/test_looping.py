@@ -13,10 +13,11 @@ from ppl_gen.backends.pyro.looping import scan, scan_loops
 from ppl_gen.backends.pyro.simplifying import simplified
 
 State = namedtuple("State", ["x", "clock"])
-X = torch.randn(5, 3, dtype=torch.float64)
-DATA = torch.rand(40, 3, dtype=torch.float64) + 0.1
+GENERATOR = torch.Generator().manual_seed(0)
+X = torch.randn(5, 3, dtype=torch.float64, generator=GENERATOR)
+DATA = torch.rand(40, 3, dtype=torch.float64, generator=GENERATOR) + 0.1
 TIMES = torch.linspace(0.05, 0.95, 23, dtype=torch.float64)
-NOISE = torch.randn(23, 5, 3, dtype=torch.float64)
+NOISE = torch.randn(23, 5, 3, dtype=torch.float64, generator=GENERATOR)
 
 
 def diffusion(state, row, data):
@@ -180,15 +181,35 @@ def test_loops_in_steps():
     torch.testing.assert_close(found, by_hand(step, X, ROWS, DATA), rtol=0, atol=0)
 
 
+def operations(graph):
+    return {str(n.target) for n in graph.graph.nodes if n.op == "call_function"}
+
+
+def test_reports_wait_for_the_end_of_the_loop():
+    """What is made for them alone is not in the loop, their memory is their own, and no more is kept than they are."""
+    flat = lambda x, t, noise, data: list(reporting(State(x, t), {"t": t, "noise": noise}, data)[1].values())
+    carried = lambda x, t, noise, data: list(reporting(State(x, t), {"t": t, "noise": noise}, data)[0])
+    both = lambda *args: carried(*args) + flat(*args)
+    graph = simplified(make_fx(both)(X, TIMES[0], NOISE[0], DATA))
+    left = operations(hoisted(graph, [CARRIED, ROW, ROW, FIXED], 2).step)
+    assert any("exp" in n for n in left)
+    assert not any(word in n for n in left for word in ("sqrt", "log", "clamp", "aten.lt"))
+    _, report = scan(reporting)(State(X, torch.zeros((), dtype=X.dtype)), ROWS, DATA)
+    report["told"].zero_()
+    assert (report["again"] > 0.0).all() and (report["late"] > 0.0).all()
+    _, first = scan(lambda state, row: (0.9 * state, {"first": (2.0 * state)[0] + 1.0}))(torch.ones(10_000, 3), ROWS)
+    assert first["first"].untyped_storage().nbytes() == 23 * 3 * 4
+
+
 def test_what_is_left_in_the_loop():
     norm = lambda x, t, noise, data: [diffusion(State(x, t), {"t": t, "noise": noise}, data)[1]["norm"]]
     graph = simplified(make_fx(norm)(X, TIMES[0], NOISE[0], DATA))
     parts = hoisted(graph, [CARRIED, ROW, ROW, FIXED], 0)
-    left = {str(n.target) for n in parts.step.graph.nodes if n.op == "call_function"}
+    left = operations(parts.step)
     assert parts.once and parts.each and not any("lgamma" in n or "sin" in n or "mm" in n for n in left)
     assert len(left) < len(graph.graph.nodes) / 2
     once, each = parts.once(DATA), parts.each(TIMES, NOISE)
     for i in range(len(TIMES)):
         args = X, TIMES[i], NOISE[i], DATA
-        left = parts.step(*args, *once, *(x[i] for x in each))
-        torch.testing.assert_close(parts.late(*(x[None] for x in left))[0][0], graph(*args)[0], rtol=0, atol=0)
+        made = parts.step(*args, *once, *(x[i] for x in each))
+        torch.testing.assert_close(parts.late(*(x[None] for x in made))[0][0], graph(*args)[0], rtol=0, atol=0)

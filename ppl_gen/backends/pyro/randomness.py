@@ -33,9 +33,9 @@ def keys(seed: int, start: int, count: int) -> dict[str, torch.Tensor]:
 
 
 def noise(seed: int, index: int, spec: Spec, num_steps: int) -> dict[str, torch.Tensor]:
-    """The noise of chunk ``index``: name -> array (num_steps, *shape) of standard normals or uniforms.
+    """Of ``num_steps`` steps from step ``index`` on: name -> array (num_steps, *shape) of normals or uniforms.
 
-    On a CPU it is NumPy's, so that chains of both backends see the same.
+    On a CPU it is NumPy's, so that chains of both backends see the same in one precision.
     """
     if on_host():
         dtype = str(torch.get_default_dtype()).removeprefix("torch.")
