@@ -15,6 +15,7 @@ from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.engine import Engine, resolve
 from ppl_gen.inference.engine import engines as engines
 from ppl_gen.inference.spreading import Spread, check_executor
+from ppl_gen.options import checked_seed
 from ppl_gen.program import Program, as_program
 from ppl_gen.results import groups, resuming
 from ppl_gen.results.checkpoint import Checkpoint, check_place
@@ -68,7 +69,7 @@ def infer(
         RuntimeError: a job of the executor failed, or a worker died.
         FileExistsError, OSError: ``checkpoint`` is there already, or cannot be written.
     """
-    seed = _checked_seed(seed)
+    seed = checked_seed(seed)
     chosen = resolve(engine, engine_options)
     setting = Setting(backend, precision, device, seed)
     place = None if checkpoint is None else check_place(checkpoint)
@@ -176,12 +177,6 @@ def _journal(
     return journal
 
 
-def _checked_seed(seed: Any) -> int:
-    if isinstance(seed, bool) or not hasattr(seed, "__index__") or not 0 <= seed.__index__() < 2**31:
-        raise ValueError(f"seed must be a whole number from 0 to 2**31 - 1, got {seed!r}")
-    return seed.__index__()
-
-
 def load(path: str | Path, program: Any = None, data: Any = None) -> Run:
     """The run that ``run.save(path)`` wrote.
 
@@ -196,4 +191,4 @@ def check(program: Any, data: Any = None, seed: int = 0) -> Any:
     """Run ``program`` on both backends and compare; see :class:`ppl_gen.checking.Report`."""
     from ppl_gen.checking import compare
 
-    return compare(as_program(program), data, _checked_seed(seed))
+    return compare(as_program(program), data, checked_seed(seed))

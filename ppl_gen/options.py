@@ -28,3 +28,10 @@ def one_of(name: str, value: Any, choices: tuple[Any, ...]) -> None:
     """One of ``choices``."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def checked_seed(seed: Any) -> int:
+    """A whole number that both libraries take."""
+    if isinstance(seed, bool) or not hasattr(seed, "__index__") or not 0 <= seed.__index__() < 2**31:
+        raise ValueError(f"seed must be a whole number from 0 to 2**31 - 1, got {seed!r}")
+    return seed.__index__()

@@ -51,7 +51,8 @@ def draw(
 ) -> tuple[np.ndarray, np.ndarray | None]:  # fmt: skip
     """Rows of this shape, from noise; and where they were after each step, (num_steps, *shape), where ``keep``.
 
-    Memory holds the noise of the steps of one compiled call, however many steps there are.
+    Memory holds the noise of the steps of one compiled call, and of the next where that is little, however many steps
+    there are.
 
     Args:
         kind: of the field's prediction. sigma_data: standard deviation of the data, which at the start counts beside

@@ -16,7 +16,7 @@ from ppl_gen.diffusion.paths import Path, path_of
 from ppl_gen.diffusion.predictions import check_prediction
 from ppl_gen.diffusion.samplers import Sampler
 from ppl_gen.inference.driver import Driver
-from ppl_gen.options import count
+from ppl_gen.options import checked_seed, count
 
 Says = Callable[[Any, Any], Any]
 
@@ -43,6 +43,7 @@ def draw(
         FloatingPointError: rows that are not finite.
     """
     field, shape = _field(score, path, kind, sigma_data, shape)
+    seed = checked_seed(seed)
     if not isinstance(sampler, Sampler):
         raise TypeError(f"sampler must be one of pg.diffusion.samplers, e.g. Heun(), got {sampler!r}")
     sampler.plan(field.path, kind)  # which refuses times outside the path
@@ -74,6 +75,7 @@ def log_prob(
     """
     x, flow = np.asarray(x, float), Flow(num_steps, trace, num_probes)
     field, shape = _field(score, path, kind, sigma_data, x.shape)
+    seed = checked_seed(seed)
     if not np.isfinite(x).all():
         raise ValueError(f"x has {int((~np.isfinite(x)).sum())} entries that are NaN or infinite: expected finite rows")
     with backends.get(backend).scope(precision=precision, device=device, seed=seed) as held:

@@ -40,7 +40,7 @@ def signs(key: jax.Array, index: int, shape: tuple[int, ...]) -> jax.Array:
 
 
 def noise(seed: int, index: int, spec: Spec, num_steps: int) -> dict[str, Any]:
-    """The noise of chunk ``index``: name -> array (num_steps, *shape) of standard normals or uniforms.
+    """Of ``num_steps`` steps from step ``index`` on: name -> array (num_steps, *shape) of normals or uniforms.
 
     On a CPU it is NumPy's: XLA takes seconds to compile its own for each new shape, and then draws more slowly.
     """
