@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 
 import numpy as np
 import pytest
+import tqdm
 from scipy import stats
 
 import ppl_gen as pg
@@ -308,6 +310,35 @@ def test_noise_is_that_of_its_chunk_whatever_was_drawn_before(backend):
     for one, other in zip(alone, [in_order[i] for i in (2, 3, 1, 0)], strict=True):
         for name in spec:
             np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_noise_is_the_same_on_both_backends():
+    spec = {"normal": ("normal", (64, 500)), "uniform": ("uniform", (64,))}
+    found = []
+    for backend in BACKENDS:
+        with pg.on(backend) as room:
+            found.append(room.to_numpy(room.noise(3, 10, spec, 5)))
+    for name in spec:
+        np.testing.assert_array_equal(found[0][name], found[1][name])
+
+
+BARS = {
+    "nuts": ({"num_warmup": 30, "num_samples": 30}, r"divergences \d+.*acceptance [01]\.\d\d.*"),
+    "chees": ({"num_warmup": 30, "num_samples": 30}, r"divergences \d+.*acceptance [01]\.\d\d, \d+ steps"),
+    "mala": ({"num_warmup": 30, "num_samples": 2000}, r"divergences 0, ESS \d+, acceptance [01]\.\d\d"),
+    "ula": ({"num_warmup": 30, "num_samples": 2000, "num_chains": 80}, r"divergences 0, ESS \d+, acceptance 0\.\d\d"),
+    "smc": ({}, ".+"),
+    "tempering": ({"num_warmup": 50, "num_samples": 50}, ".+"),
+}
+
+
+@pytest.mark.parametrize("engine", BARS)
+def test_what_the_bar_says(engine, monkeypatch):
+    options, expected = BARS[engine]
+    said = []
+    monkeypatch.setattr(tqdm.std.tqdm, "set_postfix_str", lambda self, text, refresh: said.append(text))
+    pg.infer(conjugate, DATA, engine, progress=True, **options)
+    assert re.fullmatch(expected, said[-1]), said[-1]
 
 
 # Reproducible ------------------------------------------------------------------------------------------------------

@@ -88,8 +88,8 @@ TOY = pg.program(toy, guide)
 
 
 def trained(backend, data=Y, **options):
-    chosen = {"batch_size": 24, "num_epochs": 100, "learning_rate": 0.02, "elbo": "mean_field", **options}
-    return pg.infer(TOY, {"x": data}, "svi", backend, progress=False, **chosen)
+    chosen = {"batch_size": 24, "num_epochs": 100, "learning_rate": 0.02, "elbo": "mean_field", "progress": False}
+    return pg.infer(TOY, {"x": data}, "svi", backend, **{**chosen, **options})
 
 
 def is_exact(run, tolerance=0.05):
@@ -166,7 +166,7 @@ def test_rows_kept_back_are_looked_at_once_an_epoch_of_any_length(backend, monke
 def test_the_bar_says_the_bound_and_examples_per_second(monkeypatch):
     said = []
     monkeypatch.setattr(tqdm.std.tqdm, "set_postfix_str", lambda self, text, refresh: said.append(text))
-    run = trained("numpyro", num_epochs=1)
+    run = trained("numpyro", num_epochs=1, progress=True)
     assert re.fullmatch(r"ELBO -?\d+\.\d\d, [\d,]+ examples/s", said[-1])
     assert float(said[-1].split()[1].rstrip(",")) == pytest.approx(-run.history["loss"].mean(), abs=0.006)
 

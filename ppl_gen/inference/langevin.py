@@ -69,7 +69,7 @@ def choose(xp: Any, accept: Any, state: Any, **proposed: Any) -> Any:
 
 
 def finite(xp: Any, log_density: Any, gradient: Any) -> Any:
-    """Of which chains both are numbers; a sum with something else in it is none."""
+    """Of which chains both are numbers; a sum with something else in it is none, nor is one that overflows."""
     return xp.isfinite(log_density + xp.sum(gradient, axis=-1))
 
 

@@ -15,8 +15,9 @@ from ppl_gen.nets.net import Net
 class DeepSet(Net):
     """g(mean over the set of h(x)) with perceptrons g and h: (..., n, in_features) -> (..., out_features).
 
-    Any function of a set has this form (Zaheer et al. 2017, "Deep sets", theorem 2). It is the embedding for data whose
-    rows are draws of one distribution: of 1,000 numbers it learns a handful of summaries, and the order tells nothing.
+    Given width enough, any function of the distribution that the members show has this form (Zaheer et al. 2017, "Deep
+    sets", of sums). It is the embedding for data whose rows are draws of one distribution: of 1,000 numbers it learns a
+    handful of summaries, and the order tells nothing; nor does their number, which is the same in all data here.
 
     Attributes:
         in_features: of each member of the set; None where members are numbers, (..., n).
