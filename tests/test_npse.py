@@ -59,7 +59,7 @@ def test_simulators_without_a_density(backend, engine, path, says):
     """z | x ~ N(x / 1.25, 0.2)."""
     run = pg.infer(
         sum_of_two, None, engine, backend, progress=False, latents="z", observe={"x": 1.0}, path=path, prediction=says,
-        learning_rate=3e-3, **{**SMALL, "num_blocks": 1},
+        learning_rate=3e-3, **{**SMALL, "num_blocks": 1, "num_simulations": 10_000, "num_epochs": 20},
     )  # fmt: skip
     z, sd = run.posterior["z"][0], np.sqrt(0.2)
     assert abs(z.mean() - 0.8) < 0.5 * sd and abs(np.log(z.std() / sd)) < np.log(1.6)
@@ -81,21 +81,24 @@ def test_bad_input_is_refused(options, match):
         pg.infer(conjugate, Y, "npse", progress=False, **options)
 
 
-@pytest.mark.parametrize(("engine", "num_steps"), [("npse", 2), pytest.param("fmpe", 8, marks=pytest.mark.slow)])
-def test_both_backends_say_the_same(engine, num_steps):
-    """Of draws and densities, with the same weights and noise in float64; a graph on Pyro holds every step."""
-    found, y = {}, Y.reshape(-1)
-    for name in ("numpyro", "pyro"):
-        room = backends.get(name)
-        with room.scope(seed=0):
-            target = Target(conjugate.bind({"y": Y}, room, ("float64", None)))
-            estimator = resolve(engine, {"width": 8, "num_blocks": 1, "num_steps": num_steps}).estimator_of(target)
-            sites = room.trace(estimator.denoiser.network, Request(key=room.key(0)))  # as a network starts
-            weights = {n: np.asarray(room.to_numpy(s.value)) for n, s in sites.items()}
-            scales = (Standard(np.zeros(n), np.full(n, 2.0)) for n in (2, 6))
-            trained = Trained(estimator, weights, *scales)
-            u, log_q = trained.draw(target, y, 20, 0)
-            found[name] = u, log_q, trained.log_prob(target, u, y)
-    for one, other in zip(found["numpyro"], found["pyro"]):
+def untrained(engine, backend, num_steps):
+    """Draws, their densities, and these again, by a network as it starts, in float64."""
+    room, y = backends.get(backend), Y.reshape(-1)
+    with room.scope(seed=0):
+        target = Target(conjugate.bind({"y": Y}, room, ("float64", None)))
+        estimator = resolve(engine, {"width": 8, "num_blocks": 1, "num_steps": num_steps}).estimator_of(target)
+        sites = room.trace(estimator.denoiser.network, Request(key=room.key(0)))
+        weights = {n: np.asarray(room.to_numpy(s.value)) for n, s in sites.items()}
+        scales = (Standard(np.zeros(n), np.full(n, 2.0)) for n in (2, 6))
+        trained = Trained(estimator, weights, *scales)
+        u, log_q = trained.draw(target, y, 20, 0)
+        return u, log_q, trained.log_prob(target, u, y)
+
+
+@pytest.mark.parametrize("engine", ["npse", pytest.param("fmpe", marks=pytest.mark.slow)])
+def test_both_backends_say_the_same(engine):
+    """Of draws and densities, with the same weights and noise; of few steps, since a graph on Pyro holds each."""
+    for one, other in zip(untrained(engine, "numpyro", 2), untrained(engine, "pyro", 2)):
         np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(found["pyro"][1], found["pyro"][2], atol=0.05)  # to the solver's error
+    _, drawn, asked = untrained(engine, "numpyro", 200)
+    np.testing.assert_allclose(drawn, asked, atol=0.01)  # to the solver's error
