@@ -67,24 +67,23 @@ class _Loop:
         rows, done, parts = _rows(inputs), 0, list[Tensors]()
         while done < len(rows):
             body, carried, fixed = self._body(state, row_of(rows[done]), constants)
-            left = slice(done, None if body.steady else done + 1)
-            each = _rows(body.each(*(x[left] for x in inputs))) if body.each else [()] * len(rows[left])
-            carried, found, count = body.over(carried, rows[left], each, fixed, body.of_constants(fixed))
-            done += count
+            now = slice(done, done + body.reach(len(rows) - done))
+            each = _rows(body.each(*(x[now] for x in inputs))) if body.each else [()] * len(rows[now])
+            carried, found = body.over(carried, rows[now], each, fixed, body.of_constants(fixed))
+            done = now.stop
             parts.append(found)
             state, _ = body.tree([*carried, *found])
         return body.tree([*carried, *(x[0] if len(x) == 1 else torch.cat(x) for x in zip(*parts, strict=True))])
 
     def repeat(self, carry: Any, count: int, constants: Any, once: dict[_Body, Tensors]) -> Any:
         """``count`` steps that have no rows; ``once`` remembers what the constants came to."""
-        done = 0
-        while done < count:
+        while count > 0:
             body, carried, fixed = self._body(carry, (), constants)
             if body not in once:
                 once[body] = body.of_constants(fixed)
-            none: list[Any] = [()] * (count - done)
-            carried, _, count_done = body.over(carried, none, none, fixed, once[body])
-            done += count_done
+            none: list[Any] = [()] * body.reach(count)
+            carried, _ = body.over(carried, none, none, fixed, once[body])
+            count -= len(none)
             carry, _ = body.tree(carried)
         return carry
 
@@ -95,7 +94,7 @@ class _Loop:
         key = signature(state, carried), signature(row, []), signature(constants, fixed)
         if key not in self.bodies:
             self.bodies[key] = _Body(self.step, self.calls, state, row, constants)
-        return self.bodies[key], carried, fixed
+        return self.bodies[key], carried, [x.contiguous() for x in fixed]  # machine code is made for these strides
 
 
 class _Body:
@@ -104,7 +103,6 @@ class _Body:
     Attributes:
         each: of the stacked rows, what steps see a row of beside them; None where there is nothing.
         tree: of the tensors that come out, state and report.
-        steady: whether what is carried comes out as it went in: so many of these shapes and types.
     """
 
     def __init__(self, step: Callable[..., Any], calls: int, state: Any, row: Any, constants: Any):
@@ -112,7 +110,7 @@ class _Body:
         num_carried, num_rows = _count(state), _count(row)
         rows, fixed = tensors[num_carried:][:num_rows], tensors[num_carried + num_rows :]
         after, _ = self.tree(results(graph))
-        self.steady = signature(after, []) == signature(state, [])
+        self._steady = signature(after, []) == signature(state, [])
         self._num_after = len(pytree.tree_leaves(after))
         roles = [CARRIED] * num_carried + [ROW] * num_rows + [FIXED] * len(fixed)
         made = hoisted(graph, roles, self._num_after)
@@ -122,21 +120,22 @@ class _Body:
 
     def of_constants(self, fixed: Tensors) -> Tensors:
         """What hangs on the constants alone."""
-        return self._of_constants(*(x.contiguous() for x in fixed)) if self._of_constants else []
+        return self._of_constants(*fixed) if self._of_constants else []
+
+    def reach(self, count: int) -> int:
+        """How many of ``count`` steps it does: one, where what is carried does not come out as it went in."""
+        return count if self._steady else 1
 
     def over(
         self, carried: Tensors, rows: Sequence[Any], each: Sequence[Any], fixed: Tensors, once: Tensors
-    ) -> tuple[Tensors, Tensors, int]:
-        """What is carried after steps for all rows, their reports, and how many steps: one, where it is not steady."""
-        fixed = [x.contiguous() for x in fixed]  # machine code is made for these strides
+    ) -> tuple[Tensors, Tensors]:
+        """What is carried after a step for each row, and the stacked reports."""
         kept: list[Tensors] = []
         for row, seen in zip(rows, each, strict=True):
-            made = self._run(*[x.contiguous() for x in (*carried, *row)], *fixed, *once, *seen)
+            made = self._run(*(x.contiguous() for x in carried), *row, *fixed, *once, *seen)
             carried = made[: self._num_after]
             kept.append(made[self._num_after :])
-            if not self.steady:
-                break
-        return carried, self._late(*map(torch.stack, zip(*kept, strict=True))), len(kept)
+        return carried, self._late(*map(torch.stack, zip(*kept, strict=True)))
 
 
 def _rows(stacked: Tensors) -> list[Any]:
