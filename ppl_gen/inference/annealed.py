@@ -56,7 +56,7 @@ class Annealed(Scheduled):
     def run(self, target: Target, driver: Driver, seed: int) -> Outcome:
         backend, size = target.backend, self.num_chains * self.num_particles
         schedule = self.schedule(target, driver, seed)
-        spec = {"normal": langevin.noise(size, target.layout.dim)["normal"]}
+        spec = langevin.noise(size, target.layout.dim, tested=False)
         begun, advance = self._compiled(target)
 
         def chunk(state: State, done: int, count: int) -> tuple[State, Any]:

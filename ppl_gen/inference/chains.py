@@ -155,9 +155,8 @@ class Chains(Sampler):
         return langevin.init(density, position, xp.zeros(()) + (self.step_size or _FIRST_STEP), scale)
 
     def spec(self, dim: int) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """What randomness one step takes; without a test of what is proposed no uniform numbers."""
-        spec = langevin.noise(self.num_chains, dim)
-        return spec if self.exact else {"normal": spec["normal"]}
+        """What randomness one step takes."""
+        return langevin.noise(self.num_chains, dim, tested=self.exact)
 
     def noise(self, target: Target, seed: int, start: int, count: int, phase: str) -> dict[str, Any]:
         """Of ``count`` steps, along a leading axis; warm-up and draws have a stream each."""

@@ -40,9 +40,10 @@ def init(target: Density, position: Any, step_size: Any, scale: Any) -> State:
     return State(position, *target.log_density_and_grad(position), step_size, scale)
 
 
-def noise(num_chains: int, dim: int) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """What randomness one step takes."""
-    return {"normal": ("normal", (num_chains, dim)), "uniform": ("uniform", (num_chains,))}
+def noise(num_chains: int, dim: int, tested: bool = True) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """What randomness one step takes; the uniform numbers are for the test of what it proposes."""
+    uniform: dict[str, tuple[str, tuple[int, ...]]] = {"uniform": ("uniform", (num_chains,))}
+    return {"normal": ("normal", (num_chains, dim)), **(uniform if tested else {})}
 
 
 def propose(xp: Any, target: Density, state: State, xi: Any) -> tuple[State, Any]:
