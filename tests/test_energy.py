@@ -268,6 +268,20 @@ def test_models_that_cannot_be(make, message):
         make()
 
 
+def test_few_rows_are_a_batch_of_all_where_none_is_asked_for(tmp_path):
+    few, quiet = X[:37], {"num_steps": 3, "progress": False}
+    kept = {"persistent": True, "buffer_size": 74}
+    for engine, options in (("score_matching", {}), ("noise_contrastive", {}), ("contrastive_divergence", kept)):
+        run = pg.infer(NETWORK, few[:, :2], engine, **quiet, **options)
+        assert (run.attrs["batch_size"], run.attrs["num_epochs"]) == (37, 3.0)
+    run = pg.infer(NETWORK, few[:, :2], "noise_contrastive", validation=0.25, checkpoint=tmp_path / "run.zarr", **quiet)
+    assert run.attrs["batch_size"] == 9 and pg.resume(tmp_path / "run.zarr", NETWORK).attrs["batch_size"] == 9
+    with pytest.raises(ValueError, match="buffer_size must be a multiple of batch_size, 37"):
+        pg.infer(NETWORK, few[:, :2], "contrastive_divergence", persistent=True, buffer_size=100, **quiet)
+    with pytest.raises(ValueError, match="batch_size 50 is more than the 37 rows"):
+        pg.infer(NETWORK, few[:, :2], "score_matching", batch_size=50, **quiet)
+
+
 def test_rows_of_another_shape():
     with pytest.raises(pg.DataError, match=r"EnergyModel expects x of shape \(N, 3\), got \(4000, 2\)"):
         pg.infer(FIELD, X[:, :2], "contrastive_divergence", progress=False)

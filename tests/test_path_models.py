@@ -101,6 +101,24 @@ def test_a_run_is_kept_and_drawn_from_again(tmp_path):
     assert run.log_prob({"x": x[:4], "label": label[:4]}).shape == (4,)
 
 
+@pytest.mark.parametrize("model", [pg.models.Diffusion, pg.models.ScoreModel, pg.models.FlowMatching])
+def test_few_rows_are_a_batch_of_all_where_none_is_asked_for(model):
+    x, _ = _rows(5, 60)
+    engine = "flow_matching" if model is pg.models.FlowMatching else "score_matching"
+    for options, size in (({}, 60), ({"validation": 0.25}, 15), ({"batch_size": 20}, 20)):
+        run = pg.infer(model((1,), hidden=(4,)), x, engine, num_steps=2, progress=False, **options)
+        assert run.attrs["batch_size"] == size
+
+
+@pytest.mark.parametrize(
+    "make", [pg.models.Diffusion, pg.models.FlowMatching, lambda s: pg.models.VAE(2, s), pg.models.PixelCNN]
+)
+@pytest.mark.parametrize("shape", [2, [2, 2, 1], (2, 2.0, 1), (0, 2, 1), None])
+def test_the_shape_of_a_datum_is_a_tuple_of_lengths(make, shape):
+    with pytest.raises(ValueError, match="shape must be (that of one datum as a tuple|a whole number of at least 1)"):
+        make(shape)
+
+
 def test_a_network_is_asked_of_rows_as_it_was_trained():
     """Labels that it never saw, or never was without, it knows nothing of."""
     x, label = _rows(5, 60)

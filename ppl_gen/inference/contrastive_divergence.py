@@ -34,8 +34,8 @@ class ContrastiveDivergence(EnergyTraining):
     Attributes:
         num_negative_steps: moves of a chain in each step, k of CD-k.
         persistent: chains go on from step to step.
-        buffer_size: chains that are kept, of which each step moves as many as a batch has rows, at random; as many as
-            these where None.
+        buffer_size: chains that are kept, a multiple of the rows of a batch, of which each step moves as many, at
+            random; as many as these where None.
         restart: share of them that begin anew each time, from noise with the data's moments.
         step_size: of Langevin steps, in standard deviations of the data.
         noise_scale: what their noise is multiplied by; less than 1 draws from a colder energy, as is usual for images.
@@ -78,7 +78,7 @@ class ContrastiveDivergence(EnergyTraining):
         return self.batch_size or 1
 
     def fit(self, target: Target, seed: int) -> EnergyFit:
-        return _Fit(self, target, lambda target: _Contrast(target, self), seed)
+        return _Fit(self, target, _Contrast, seed)
 
 
 class _Contrast(EnergyTrainer):

@@ -22,7 +22,6 @@ LEFT_OUT = (*OF_BOUNDS, "mixed_precision", "processes")
 class EnergyTraining(Training):
     """An engine that learns the params of an energy, such as an ``EnergyModel``, from minibatches of rows."""
 
-    batch_size: int | None = 100
     num_steps: int = 5000
     optimizer: Any = "adam"
     learning_rate: float = 1e-3
@@ -32,10 +31,11 @@ class EnergyTraining(Training):
     left_out: ClassVar[tuple[str, ...]] = LEFT_OUT
     bounds: ClassVar[bool] = False
     takes_energies: ClassVar[bool] = True
+    usual_batch: ClassVar[int] = 100
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive(self, "num_steps", "patience", "batch_size")
+        positive(self, "num_steps", "patience")
         between(self, 0, np.inf, "learning_rate")
 
     def check(self, target: Target) -> None:
@@ -87,4 +87,4 @@ class EnergyFit(Fit):
     exact = True
 
     def _trainer(self, guide: Any, num_rows: int) -> EnergyTrainer:
-        return guide(self.target)
+        return guide(self.target, self.engine)

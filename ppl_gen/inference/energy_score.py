@@ -50,7 +50,7 @@ def check_energy_score(engine: Any, target: Target) -> None:
 
 def match_energy(engine: Any, target: Target, driver: Driver, seed: int) -> Outcome:
     """Params whose score matches that of the data by ``engine.objective``."""
-    return _Fit(engine, target, lambda target: _Matched(target, engine), seed).outcome(driver)
+    return _Fit(engine, target, _Matched, seed).outcome(driver)
 
 
 class _Matched(EnergyTrainer):

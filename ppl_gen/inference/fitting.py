@@ -41,8 +41,9 @@ class Fit:
     exact = False
 
     def __init__(self, engine: Any, target: Target, guide: Callable[..., Any], seed: int, label: str = ""):
-        self.engine, self.target, self.seed, self.label = engine, target, seed, label or engine.name
         names, _ = rows_of(target, engine.name)
+        engine = engine.sized(len(target.bound.host[names[0]]))
+        self.engine, self.target, self.seed, self.label = engine, target, seed, label or engine.name
         self.share = target.backend.share(engine.batch_size, engine.processes)
         self.adds = engine.adds(target)
         self.feed, self.looks = feeds(engine, target.bound, names, self.share.here, seed, self.adds)

@@ -57,7 +57,7 @@ class NoiseContrastive(EnergyTraining):
             )
 
     def fit(self, target: Target, seed: int) -> EnergyFit:
-        return EnergyFit(self, target, lambda target: _Classifier(target, self), seed)
+        return EnergyFit(self, target, _Classifier, seed)
 
 
 @dataclass(frozen=True)

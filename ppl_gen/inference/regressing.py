@@ -34,8 +34,8 @@ class Regressing(Training):
     bounds: ClassVar[bool] = False
     elbo: ClassVar[str] = "trace"
     num_particles: ClassVar[int] = 1
+    usual_batch: ClassVar[int] = 256
 
-    batch_size: int = 256
     schedule: str = "cosine"  # a rate that stays leaves a network that wavers, and with it the draws
     num_steps: int = 10_000
     optimizer: Any = "adam"
@@ -45,7 +45,7 @@ class Regressing(Training):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive(self, "batch_size", "num_steps", "patience")
+        positive(self, "num_steps", "patience")
         between(self, 0, float("inf"), "learning_rate")
         if not (is_number(self.drop_label) and 0 <= self.drop_label < 1):
             raise ValueError(f"drop_label must be a share, at least 0 and less than 1, got {self.drop_label!r}")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -30,7 +30,8 @@ class Training(Engine):
     """How an engine trains where it is given a ``batch_size``.
 
     Attributes:
-        batch_size: rows in a minibatch, from the one plate that holds all observations.
+        batch_size: rows in a minibatch, from the one plate that holds all observations; where None, engines that go by
+            minibatches only take as many as is usual, or all that there are.
         num_epochs: passes over the rows, in the place of ``num_steps``.
         augment: what is done anew to the rows of each batch: "binarize" (numbers in [0, 1] to draws of 0 or 1),
             "dequantize" (0 to 255 to uniform draws within each 256th), or ``(rng, rows) -> rows`` on name -> array.
@@ -71,6 +72,7 @@ class Training(Engine):
     rows_of_files: ClassVar[bool] = True
     bounds: ClassVar[bool] = True  # whether minus its loss bounds log p(x)
     left_out: ClassVar[tuple[str, ...]] = ()  # which of these options an engine has not
+    usual_batch: ClassVar[int | None] = None  # rows in a minibatch where none are asked for; None: all at once
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "num_epochs", "num_data"):
@@ -99,12 +101,24 @@ class Training(Engine):
             if name in chosen:
                 why = ", which has a loss of its own and no bound" if name in OF_BOUNDS else ""
                 raise ValueError(f"{name} is no option of {self.name}{why}: leave it out")
-        if self.batch_size is None and chosen:
+        if self.batch_size is None and self.usual_batch is None and chosen:
             raise ValueError(f"{chosen[0]} is an option of training by minibatches: set batch_size as well")
 
     def rows_at_once(self, program: Program) -> int | None:
         """By minibatches those of a block stand for all of a model that names its rows."""
-        return None if self.batch_size is None else _BLOCK
+        return None if self.batch_size is None and self.usual_batch is None else _BLOCK
+
+    def sized(self, num_rows: int) -> Self:
+        """With a ``batch_size``: what is asked for, else the usual one, or all rows where data have fewer.
+
+        Each of the rows to train on and those kept back must make a batch. Rows of streams and of other processes are
+        not counted.
+        """
+        if self.batch_size is not None or self.usual_batch is None:
+            return self
+        kept = round(self.validation * num_rows)
+        trained = 0 if self.processes or self.stream is not None else num_rows - kept
+        return replace(self, batch_size=min(n for n in (self.usual_batch, kept, trained) if n > 0))
 
     def adds(self, target: Target) -> Augment | None:
         """What puts arguments of the program beside the rows of each batch that the data do not hold, if anything."""

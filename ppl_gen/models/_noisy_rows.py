@@ -17,7 +17,7 @@ from ppl_gen.diffusion.predictions import check_prediction
 from ppl_gen.diffusion.probability_flow import probability_flow
 from ppl_gen.diffusion.regression import Regression
 from ppl_gen.models._checks import check_codes, check_images
-from ppl_gen.models._options import count, one_of, positive
+from ppl_gen.models._options import count, datum_shape, one_of, positive
 from ppl_gen.nets.net import Net
 from ppl_gen.nets.time_mlp import TimeMLP
 from ppl_gen.nets.time_residual import TimeResidual
@@ -52,8 +52,7 @@ class NoisyRows:
     learned_by: ClassVar[tuple[str, ...]] = ("score_matching", "flow_matching")
 
     def __post_init__(self) -> None:
-        for n in self.shape:
-            count("shape", n)
+        datum_shape(self.shape)
         path_of(self.path)
         check_prediction(self.prediction)
         for name in ("num_classes", "num_context"):

@@ -11,6 +11,15 @@ from ppl_gen.options import is_number as is_number
 from ppl_gen.options import one_of as one_of
 
 
+def datum_shape(shape: Any, num_axes: int | None = None) -> None:
+    """A tuple of lengths; of so many, where that is said."""
+    if not isinstance(shape, tuple) or len(shape) != (num_axes or len(shape)):
+        example = "(28, 28, 1)" if num_axes == 3 else "(2,)"
+        raise ValueError(f"shape must be that of one datum as a tuple, e.g. {example}, got {shape!r}")
+    for n in shape:
+        count("shape", n)
+
+
 def table(
     model: str,
     x: Any,

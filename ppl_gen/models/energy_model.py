@@ -11,7 +11,7 @@ import numpy as np
 
 from ppl_gen.checks import ProgramError
 from ppl_gen.models._checks import check_images
-from ppl_gen.models._options import count, is_number, positive
+from ppl_gen.models._options import datum_shape, is_number, positive
 from ppl_gen.nets.net import Net
 from ppl_gen.primitives import dist, module, plate, sample, xp
 
@@ -44,10 +44,7 @@ class EnergyModel:
     em_rows: ClassVar[tuple[str, ...]] = ("x",)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.shape, tuple):
-            raise ValueError(f"shape must be that of one datum as a tuple, e.g. (2,), got {self.shape!r}")
-        for n in self.shape:
-            count("shape", n)
+        datum_shape(self.shape)
         if not (callable(self.potential) or isinstance(self.potential, Net)):
             raise TypeError(
                 f"potential must be a function of x or a network of ppl_gen.nets, got {type(self.potential).__name__}"

@@ -11,7 +11,7 @@ import numpy as np
 
 from ppl_gen.models._checks import check_binary, check_codes, check_images, check_levels
 from ppl_gen.models._one_by_one import Binary, LogisticPixel, Part, in_turn, one_by_one, put
-from ppl_gen.models._options import count, one_of
+from ppl_gen.models._options import count, datum_shape, one_of
 from ppl_gen.nets import pixel_cnn
 from ppl_gen.primitives import module, plate, sample, xp
 from ppl_gen.program import DataError
@@ -50,6 +50,7 @@ class PixelCNN:
     em_rows: ClassVar[tuple[str, ...]] = ("x", "label")
 
     def __post_init__(self) -> None:
+        datum_shape(self.shape, num_axes=3)
         count("num_components", self.num_components)
         one_of("likelihood", self.likelihood, _LIKELIHOODS)
         if self.num_levels < 2:

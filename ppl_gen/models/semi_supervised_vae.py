@@ -43,8 +43,8 @@ class SemiSupervisedVAE:
 
     def __post_init__(self) -> None:
         positive("alpha", self.alpha)
-        if self.vae.num_classes < 2 or self.vae.num_context:
-            raise ValueError("expected a vae with num_classes of at least 2 and without a context")
+        if not isinstance(self.vae, VAE) or self.vae.num_classes < 2 or self.vae.num_context:
+            raise ValueError(f"vae must be a VAE of num_classes at least 2 and without a context, got {self.vae!r}")
 
     def __call__(self, x: Any = None, label: Any = None, num_data: int | None = None) -> None:
         """The program; ``x`` has shape (N, *shape), ``label`` (N,) holds 0, ..., K - 1 or -1 where there is none."""

@@ -12,7 +12,7 @@ import numpy as np
 from ppl_gen.flows.distribution import pushed
 from ppl_gen.models._checks import check_images
 from ppl_gen.models._likelihoods import Likelihood, likelihood
-from ppl_gen.models._options import count, one_of
+from ppl_gen.models._options import count, datum_shape, one_of
 from ppl_gen.models.flow import Flow
 from ppl_gen.models.vamp_prior import VampPrior
 from ppl_gen.nets.convolutional import ConvDecoder, ConvEncoder
@@ -65,8 +65,7 @@ class VAE:
 
     def __post_init__(self) -> None:
         count("latent_dim", self.latent_dim)
-        for n in self.shape:
-            count("shape", n)
+        datum_shape(self.shape)
         likelihood(self.likelihood, self.num_levels)
         if self.channels is not None and len(self.shape) != 3:
             raise ValueError(f"convolutions want a shape (height, width, channels), got {self.shape}")
