@@ -11,7 +11,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from ppl_gen.backends.pyro.compiling import like
-from ppl_gen.backends.pyro.simplifying import _IN_PLACE, _OF_NETWORKS, _OF_TENSORS, _PLAIN, quick, simplified
+from ppl_gen.backends.pyro.simplifying import _IN_PLACE, _OF_NETWORKS, _OF_TENSORS, _PLAIN, quick, simplified, writes
 
 ROWS = torch.tensor([[0.5, -1.5, 2.0], [float("inf"), float("nan"), -0.25]], dtype=torch.float64)
 FIXED = torch.tensor([[1.5, 0.0, -2.0], [1.0, 3.0, 0.25]], dtype=torch.float64)
@@ -136,6 +136,19 @@ def test_large_constants_are_not_made_of_small_ones():
     graph = simplified(make_fx(lambda x: x.sum() * torch.arange(2**20).double().exp().sum())(FIXED))
     held = [x for name, x in vars(graph).items() if name.startswith("_folded")]
     assert sum(x.untyped_storage().nbytes() for x in held) < 2**21
+
+
+def test_a_copy_into_a_new_tensor_is_a_clone():
+    """Of memory of its own, laid out as the tensor was."""
+    x = FIXED.t().contiguous().t()
+    f = lambda x: torch.empty(x.shape, dtype=x.dtype).copy_(x).view(-1)
+    graph = simplified(make_fx(f)(x))
+    assert not any(map(writes, graph.graph.nodes))
+    found = quick(graph)(x)
+    assert torch.equal(found, f(x)) and found.data_ptr() != x.data_ptr()
+    odd = lambda x: (torch.zeros(x.shape[::-1], dtype=x.dtype).t().copy_(x), torch.zeros(3, *x.shape).copy_(x), x.sum())
+    for y, z in zip(quick(simplified(make_fx(odd)(x)))(x), odd(x), strict=True):
+        assert torch.equal(y, z) and y.stride() == z.stride()
 
 
 @pytest.mark.parametrize("name", sorted(_PLAIN | _OF_TENSORS | _OF_NETWORKS))

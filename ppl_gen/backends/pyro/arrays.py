@@ -12,9 +12,9 @@ import math
 import operator
 
 import torch
-from torch.utils import _pytree as pytree
 
 from ppl_gen.backends import names
+from ppl_gen.backends.pyro import inner_loops
 from ppl_gen.backends.pyro import linalg as _linalg
 from ppl_gen.backends.pyro.conversion import array as _array
 from ppl_gen.backends.pyro.conversion import asarray, floating, together
@@ -388,12 +388,7 @@ def einsum(subscripts, *operands):
 
 def scan(f, init, xs):
     """Fold `f(carry, x) -> (carry, y)` over the leading axis of the pytree `xs`; `(carry, stacked ys)`."""
-    leaves, spec = pytree.tree_flatten(xs)
-    carry, ys = init, []
-    for i in range(len(leaves[0])):
-        carry, y = f(carry, pytree.tree_unflatten([leaf[i] for leaf in leaves], spec))
-        ys.append(y)
-    return carry, pytree.tree_map(lambda *leaf: torch.stack(together(*leaf)), ys[0], *ys[1:])
+    return inner_loops.scan(f, init, xs, lambda *leaves: torch.stack(together(*leaves)))
 
 
 def __getattr__(name):

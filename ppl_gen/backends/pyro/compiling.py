@@ -11,6 +11,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -20,17 +21,20 @@ import pyro
 import torch
 import torch._inductor.config
 from pyro.infer import trace_elbo, trace_mean_field_elbo
+from torch._guards import TracingContext, tracing
 from torch._subclasses import fake_tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
-from ppl_gen.backends.pyro.simplifying import quick, simplified
+from ppl_gen.backends.pyro.simplifying import is_loop, quick, simplified
 
 # What an interpreted graph costs more than machine code: so much a node, and so much a byte that a node puts into
 # memory, where loops that are fused keep it in registers. And what making machine code costs, once.
 _SECONDS_PER_NODE, _SECONDS_PER_BYTE = 5e-6, 3e-11
 _SECONDS_TO_COMPILE, _SECONDS_TO_COMPILE_NODE = 6.0, 8e-3
+
+CALLS: ContextVar[int] = ContextVar("calls", default=1)  # that the graph is made for which is being made
 
 _NO_STACKS = SimpleNamespace(extract_stack=list, format_list=traceback.format_list)
 
@@ -112,7 +116,7 @@ def compilations() -> int:
 
 def _graph(f: Callable[..., Any], args: Any, calls: int) -> Callable[[list[torch.Tensor]], Any]:
     """The graph of ``f`` at arguments like ``args``, as a function of their tensors."""
-    graph, tensors, rebuild = traced(f, args)
+    graph, tensors, rebuild = traced(f, args, calls)
     return finished(runnable(graph, tensors, calls), rebuild)
 
 
@@ -120,14 +124,17 @@ def runnable(graph: torch.fx.GraphModule, tensors: list[torch.Tensor], calls: in
     """The graph as a function, machine code where so many calls repay that."""
     global _num_graphs
     _num_graphs += 1
-    return machine_code(graph, tensors) if calls > calls_to_repay(graph) else quick(graph)
+    whole = not any(is_loop(node) for node in graph.graph.nodes)  # the compiler does not see into loops
+    return machine_code(graph, tensors) if whole and calls > calls_to_repay(graph) else quick(graph)
 
 
 def finished(run: Callable[..., Any], rebuild: Callable[[Any], Any]) -> Callable[[list[torch.Tensor]], Any]:
     return lambda tensors: rebuild(run(*[x.contiguous() for x in tensors]))  # machine code is made for these strides
 
 
-def traced(f: Callable[..., Any], args: Any) -> tuple[torch.fx.GraphModule, list[torch.Tensor], Callable[[Any], Any]]:
+def traced(
+    f: Callable[..., Any], args: Any, calls: int = 1
+) -> tuple[torch.fx.GraphModule, list[torch.Tensor], Callable[[Any], Any]]:
     """The graph itself, the tensors that it was made at, and what makes trees of its results."""
     leaves, spec = pytree.tree_flatten(args)
     is_tensor = [isinstance(x, torch.Tensor) for x in leaves]
@@ -143,9 +150,22 @@ def traced(f: Callable[..., Any], args: Any) -> tuple[torch.fx.GraphModule, list
     # copies: the tracer would take two inputs that are one tensor now for one input for ever
     contiguous = torch.contiguous_format
     tensors = [x.detach().clone(memory_format=contiguous) for x in leaves if isinstance(x, torch.Tensor)]
-    with torch.random.fork_rng(), _unchecked():  # a graph draws while it is made; no run must depend on whether it was
+    # a graph draws while it is made; no run must depend on whether it was
+    with torch.random.fork_rng(), _unchecked(), _one_fake_mode(), _for(calls):
         graph = make_fx(flat)(*tensors)
     return simplified(graph), tensors, out[0]
+
+
+@contextmanager
+def _for(calls: int) -> Iterator[None]:
+    token = CALLS.set(calls)
+    yield
+    CALLS.reset(token)
+
+
+def _one_fake_mode() -> Any:
+    """In which the tracer says what nodes are like; it would make one anew for each of them, in half of its time."""
+    return tracing(TracingContext(fake_tensor.FakeTensorMode(allow_fallback_kernels=True)))
 
 
 def like(tree: Any) -> Callable[[Iterable[Any]], Any]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import fx
 from torch.utils import _pytree as pytree
 
 from ppl_gen.backends.pyro.compiling import compile, like, runnable, signature, traced
@@ -43,7 +44,7 @@ def scan_loops(
 
     def advance(state: Any, inputs: Any, *constants: Any) -> tuple[Any, Any]:
         row_of, reports = like(inputs), []
-        once: dict[_Body, Tensors] = {}
+        once: dict[Body, Tensors] = {}
         for row in _rows(pytree.tree_leaves(inputs)):
             carry, count = begin(state, row_of(row), *constants)
             carry = inner.repeat(carry, int(count), constants, once)
@@ -59,7 +60,7 @@ class _Loop:
 
     def __init__(self, step: Callable[..., Any], calls: int):
         self.step, self.calls = step, calls
-        self.bodies: dict[Any, _Body] = {}
+        self.bodies: dict[Any, Body] = {}
 
     def __call__(self, state: Any, row_of: Callable[[Any], Any], inputs: Tensors, constants: Any) -> tuple[Any, Any]:
         """The last state and the stacked reports of a step for each row."""
@@ -68,14 +69,13 @@ class _Loop:
         while done < len(rows):
             body, carried, fixed = self._body(state, row_of(rows[done]), constants)
             now = slice(done, done + body.reach(len(rows) - done))
-            each = _rows(body.each(*(x[now] for x in inputs))) if body.each else [()] * len(rows[now])
-            carried, found = body.over(carried, rows[now], each, fixed, body.of_constants(fixed))
+            carried, found = body.over_all(carried, [x[now] for x in inputs], fixed)
             done = now.stop
             parts.append(found)
             state, _ = body.tree([*carried, *found])
         return body.tree([*carried, *(x[0] if len(x) == 1 else torch.cat(x) for x in zip(*parts, strict=True))])
 
-    def repeat(self, carry: Any, count: int, constants: Any, once: dict[_Body, Tensors]) -> Any:
+    def repeat(self, carry: Any, count: int, constants: Any, once: dict[Body, Tensors]) -> Any:
         """``count`` steps that have no rows; ``once`` remembers what the constants came to."""
         while count > 0:
             body, carried, fixed = self._body(carry, (), constants)
@@ -87,29 +87,32 @@ class _Loop:
             carry, _ = body.tree(carried)
         return carry
 
-    def _body(self, state: Any, row: Any, constants: Any) -> tuple[_Body, Tensors, Tensors]:
+    def _body(self, state: Any, row: Any, constants: Any) -> tuple[Body, Tensors, Tensors]:
         """The step for arguments like these, and the tensors of the state and of the constants."""
         carried: Tensors = []
         fixed: Tensors = []
         key = signature(state, carried), signature(row, []), signature(constants, fixed)
         if key not in self.bodies:
-            self.bodies[key] = _Body(self.step, self.calls, state, row, constants)
+            graph, tensors, tree = traced(self.step, (state, row, *constants), self.calls)
+            self.bodies[key] = Body(graph, tensors, tree, state, _count(row), self.calls)
         return self.bodies[key], carried, [x.contiguous() for x in fixed]  # machine code is made for these strides
 
 
-class _Body:
-    """A step at arguments of one signature.
+class Body:
+    """A step at arguments of one signature, from its graph: of what is carried, a row, and constants.
 
     Attributes:
         each: of the stacked rows, what steps see a row of beside them; None where there is nothing.
         tree: of the tensors that come out, state and report.
     """
 
-    def __init__(self, step: Callable[..., Any], calls: int, state: Any, row: Any, constants: Any):
-        graph, tensors, self.tree = traced(step, (state, row, *constants))
-        num_carried, num_rows = _count(state), _count(row)
+    def __init__(
+        self, graph: fx.GraphModule, tensors: Tensors, tree: Callable[[Any], Any], state: Any, num_rows: int, calls: int
+    ):
+        """``tensors``: like those that go in, of which those of ``state`` are carried."""
+        self.tree, num_carried = tree, _count(state)
         rows, fixed = tensors[num_carried:][:num_rows], tensors[num_carried + num_rows :]
-        after, _ = self.tree(results(graph))
+        after, _ = tree(results(graph))
         self._steady = signature(after, []) == signature(state, [])
         self._num_after = len(pytree.tree_leaves(after))
         roles = [CARRIED] * num_carried + [ROW] * num_rows + [FIXED] * len(fixed)
@@ -125,6 +128,12 @@ class _Body:
     def reach(self, count: int) -> int:
         """How many of ``count`` steps it does: one, where what is carried does not come out as it went in."""
         return count if self._steady else 1
+
+    def over_all(self, carried: Tensors, inputs: Tensors, fixed: Tensors) -> tuple[Tensors, Tensors]:
+        """What is carried after a step for each of the stacked rows, contiguous, and the stacked reports."""
+        rows = _rows(inputs)
+        each = _rows(self.each(*inputs)) if self.each else [()] * len(rows)
+        return self.over(carried, rows, each, fixed, self.of_constants(fixed))
 
     def over(
         self, carried: Tensors, rows: Sequence[Any], each: Sequence[Any], fixed: Tensors, once: Tensors

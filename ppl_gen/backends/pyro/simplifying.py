@@ -33,7 +33,7 @@ def simplified(graph: fx.GraphModule) -> fx.GraphModule:
     """The graph itself, made smaller; as it was where it writes into tensors."""
     graph.graph.eliminate_dead_code()
     for node in graph.graph.nodes:
-        if writes(node) and _is_fresh(node.args[0]):
+        if writes(node) and _is_fresh(node.args[0]) and not _cloned(node):
             node.target = _made_anew(node)
     if any(map(writes, graph.graph.nodes)):
         graph.recompile()
@@ -76,9 +76,26 @@ def writes(node: fx.Node) -> bool:
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
+def is_loop(node: fx.Node) -> bool:
+    """Whether it stands for many steps, see :mod:`ppl_gen.backends.pyro.inner_loops`."""
+    return getattr(node.target, "is_loop", False)
+
+
 def _is_fresh(x: Any) -> bool:
     """Whether a node's result is a tensor of its own that one other node alone sees."""
     return isinstance(x, fx.Node) and x.op == "call_function" and len(x.users) == 1 and not _may_share(x)
+
+
+def _cloned(node: fx.Node) -> bool:
+    """Whether it has become a clone, in the place of a copy into a tensor of the same shape and type."""
+    src, val = node.args[1] if len(node.args) > 1 else None, said(node)
+    copied = said(src)
+    if node.target is not aten.copy_.default or val is None or copied is None or not val.is_contiguous():
+        return False
+    if (copied.shape, copied.dtype, copied.device) != (val.shape, val.dtype, val.device):
+        return False
+    node.target, node.args, node.kwargs = aten.clone.default, (src,), {"memory_format": torch.contiguous_format}
+    return True
 
 
 def _made_anew(node: fx.Node) -> Any:
