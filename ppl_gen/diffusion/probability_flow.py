@@ -50,14 +50,7 @@ def change(xp: Any, field: Field, event_dim: int, signs: Any = None) -> Change:
 
     def slope(state: Any, u: Any) -> tuple[Any, Any]:
         shape = tuple(state[0].shape)
-        lead, r, s = shape[: len(shape) - event_dim], xp.exp(u), scale(xp, field.sigma_data, u)
-        t = field.path.time_of(r, xp)
-        grown, shrunk = s * field.path.at(xp, t).alpha, xp.square(r / s)
-
-        def along(z: Any) -> Any:
-            return r / s * field(xp, "noise", grown * z.reshape(shape), t).reshape((*lead, -1)) - shrunk * z
-
-        flat = state[0].reshape((*lead, -1))
+        along, flat = _along(xp, field, shape, u), state[0].reshape((*shape[: len(shape) - event_dim], -1))
         if signs is None:
             moved, trace = f.trace(along, flat)
         else:
@@ -68,11 +61,20 @@ def change(xp: Any, field: Field, event_dim: int, signs: Any = None) -> Change:
     return slope
 
 
+def _along(xp: Any, field: Field, shape: tuple[int, ...], u: Any) -> Callable[[Any], Any]:
+    """dz / du of z of this shape, or of as many numbers whose last axis is that of a datum."""
+    r, s = xp.exp(u), scale(xp, field.sigma_data, u)
+    t = field.path.time_of(r, xp)
+    grown, shrunk = s * field.path.at(xp, t).alpha, xp.square(r / s)
+    return lambda z: r / s * field(xp, "noise", grown * z.reshape(shape), t).reshape(z.shape) - shrunk * z
+
+
 class Solution(NamedTuple):
-    """Both ways of :func:`probability_flow`: ``log_prob(y)``, and ``both(noise)``, y at noise and log p(y) there."""
+    """Ways there: ``log_prob(y)``; ``there(noise)``, y at noise; ``both(noise)``, y and log p(y) there."""
 
     base: Any
     log_prob: Callable[[Any], Any]
+    there: Callable[[Any], Any]
     both: Callable[[Any], tuple[Any, Any]]
 
 
@@ -82,8 +84,8 @@ def probability_flow(field: Field, shape: tuple[int, ...], num_steps: int) -> An
     log p(y) = log N(z near the noise) + integral of the trace of the slope's Jacobian - log S^D near the data, by
     Runge-Kutta steps of order 4: exact up to their error, which falls as num_steps^-4.
     """
-    base, log_prob, both = solution(field, shape, num_steps)
-    return dist.FromFunctions(base, lambda noise: both(noise)[0], log_prob, shape, both=both)
+    base, log_prob, there, both = solution(field, shape, num_steps)
+    return dist.FromFunctions(base, there, log_prob, shape, both=both)
 
 
 def solution(field: Field, shape: tuple[int, ...], num_steps: int) -> Solution:
@@ -93,17 +95,23 @@ def solution(field: Field, shape: tuple[int, ...], num_steps: int) -> Solution:
     base = dist.Normal(0.0, 1.0).expand(list(shape)).to_event(ndim)
     grown = math.prod(shape) * math.log(first)
 
-    def solved(z: Any, u: np.ndarray) -> tuple[Any, Any]:
-        slope, zero = change(xp, field, ndim), xp.zeros_like(z[(..., *(0,) * ndim)])
-        rows = tuple(xp.astype(xp.asarray(x), z.dtype) for x in (u[:-1], np.diff(u)))
-        return xp.scan(lambda state, row: (runge_kutta(slope, state, *row), row[0]), (z, zero), rows)[0]
+    def steps(slope: Any, state: tuple[Any, ...], u: np.ndarray) -> tuple[Any, ...]:
+        rows = tuple(xp.astype(xp.asarray(x), state[0].dtype) for x in (u[:-1], np.diff(u)))
+        return xp.scan(lambda state, row: (runge_kutta(slope, state, *row), row[0]), state, rows)[0]
+
+    def solved(z: Any, u: np.ndarray) -> tuple[Any, ...]:
+        return steps(change(xp, field, ndim), (z, xp.zeros_like(z[(..., *(0,) * ndim)])), u)
 
     def log_prob(y: Any) -> Any:
         noise, gained = solved(y / first, at)
         return base.log_prob(noise) + gained - grown
 
+    def there(noise: Any) -> Any:
+        along = lambda state, u: (_along(xp, field, tuple(noise.shape), u)(state[0]),)
+        return first * steps(along, (noise,), at[::-1].copy())[0]
+
     def both(noise: Any) -> tuple[Any, Any]:
         z, lost = solved(noise, at[::-1].copy())
         return first * z, base.log_prob(noise) - lost - grown
 
-    return Solution(base, log_prob, both)
+    return Solution(base, log_prob, there, both)

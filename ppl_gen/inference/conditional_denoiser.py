@@ -57,6 +57,10 @@ class ConditionalDenoiser:
         """u (rows, features) at noise, and log q there, by one solution."""
         return self._flow(y, len(noise)).both(noise)
 
+    def draw_alone(self, noise: Any, y: Any) -> Any:
+        """u alone, without the derivatives that its density takes."""
+        return self._flow(y, len(noise)).there(noise)
+
     def log_prob(self, u: Any, y: Any) -> Any:
         """log q(u | y), (rows,)."""
         return self._flow(y, len(u)).log_prob(u)

@@ -294,7 +294,7 @@ class NeuralPosterior(Engine):
         why = "it was not asked for" if self.correction is False else unknown
         outcome = Outcome(exact=False, observed={n: np.asarray(x) for n, x in (self.observe or {}).items()})
         if why:
-            u, _ = trained.draw(target, y, self.num_samples, seed)
+            u = trained.draw_alone(target, y, self.num_samples, seed)
             outcome.attrs["correction"] = f"none: {why}"
         else:
             u = self._weighed(target, trained, y, seed, outcome)

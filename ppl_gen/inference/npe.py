@@ -41,6 +41,10 @@ class ConditionalFlow:
         u, log_det = module("flow", self.bijector)(noise, context_of(self, y))
         return u, self._base().log_prob(noise) - log_det
 
+    def draw_alone(self, noise: Any, y: Any) -> Any:
+        """u alone."""
+        return self.draw(noise, y)[0]
+
     def log_prob(self, u: Any, y: Any) -> Any:
         """log q(u | y), (rows,)."""
         return self._density(y).log_prob(u)

@@ -13,7 +13,7 @@ from ppl_gen.backends.protocol import Request
 from ppl_gen.target import Target
 
 _LINEAR = 4.0  # standard deviations up to which standardising is about linear, and beyond which it is logarithmic
-_BLOCK = 2048  # rows that go through a network at once
+_BLOCK, _FEW = 2048, 128  # rows that go through a network at once, and where there are only four times as many
 _SCALES = ("u_loc", "u_scale", "y_loc", "y_scale")
 
 
@@ -53,7 +53,7 @@ class Standard(NamedTuple):
 class Estimator(Protocol):
     """A network of q(u | y) for standardised u (rows, dim) and y (rows, num_seen): also the program that trains it.
 
-    Called as a program of rows of both, it is fitted to them by ``svi``. ``draw`` and ``log_prob`` are statements of a
+    Called as a program of rows of both, it is fitted to them by ``svi``. The other methods are statements of a
     program, too, whose params are the network's weights; there y is one row for all.
     """
 
@@ -64,6 +64,7 @@ class Estimator(Protocol):
     def __call__(self, u: Any, y: Any) -> None: ...
     def guide(self, u: Any, y: Any) -> None: ...
     def draw(self, noise: Any, y: Any) -> tuple[Any, Any]: ...  # u (rows, dim) at normal noise, log q (rows,)
+    def draw_alone(self, noise: Any, y: Any) -> Any: ...  # u
     def log_prob(self, u: Any, y: Any) -> Any: ...  # (rows,)
 
 
@@ -100,6 +101,11 @@ class Trained:
         u = self.u.inverse(z)
         return u, log_q + self.u.log_slope(u)
 
+    def draw_alone(self, target: Target, y: np.ndarray, count: int, seed: int) -> np.ndarray:
+        """The same u, for less where densities are dear."""
+        noise = np.random.default_rng(seed).standard_normal((count, self.estimator.features))
+        return self.u.inverse(self._evaluated(target, "draw_alone", noise, y)[0])
+
     def log_prob(self, target: Target, u: np.ndarray, y: np.ndarray) -> np.ndarray:
         """log q(u | y) of u (rows, dim); -inf where u is not finite."""
         inside = np.isfinite(u).all(1)
@@ -125,14 +131,14 @@ class Trained:
                 backend.trace(lambda: found.append(method(rows, y)), Request(values=weights))
             return found[0] if isinstance(found[0], tuple) else (found[0],)
 
-        return backend.compile(evaluate, calls=100)
+        return backend.compile(evaluate, calls=8)
 
 
 def in_blocks(f: Callable[[np.ndarray], tuple[Any, ...]], rows: np.ndarray) -> tuple[np.ndarray, ...]:
     """``f`` of rows (rows, ...), block by block, all of one length, so that one compiled call serves."""
-    found = []
-    for start in range(0, len(rows), _BLOCK):
-        block = rows[start : start + _BLOCK]
-        whole = block[np.arange(_BLOCK) % len(block)]
+    found, size = [], _FEW if len(rows) <= 4 * _FEW else _BLOCK  # no more sizes: each is compiled for
+    for start in range(0, len(rows), size):
+        block = rows[start : start + size]
+        whole = block[np.arange(size) % len(block)]
         found.append([np.asarray(x, float)[: len(block)] for x in f(whole)])
     return tuple(np.concatenate(parts) for parts in zip(*found, strict=True)) if found else (np.zeros(0),)
