@@ -95,7 +95,7 @@ def _fitted(kind: str, backend: str, x: np.ndarray) -> Any:
         return pg.infer(model, x, "svi", learning_rate=1e-3, **trained)
     if kind == "energy":
         model = pg.models.EnergyModel(MLP(features, 1, wide[:2], "silu"), (features,), base_scale=2.0)
-        how = {"persistent": True, "step_size": 0.05, "clip_norm": 1.0}
+        how = {"persistent": True, "step_size": 0.05 if features == 2 else 0.2, "clip_norm": 1.0}
         return pg.infer(model, x, "contrastive_divergence", learning_rate=1e-3, **how, **trained)
     trained |= {"ema": 0.999, "learning_rate": 2e-3}
     if kind == "matching":
