@@ -27,16 +27,16 @@ Step = Callable[[Any, Any], tuple[Any, Any]]
 def scan(f: Step, init: Any, xs: Any, stack: Callable[..., torch.Tensor]) -> tuple[Any, Any]:
     """Fold ``f(carry, x) -> (carry, y)`` over the leading axis of the tree ``xs``; ``(carry, ys by stack)``."""
     leaves, spec = pytree.tree_flatten(xs)
-    rows = [pytree.tree_unflatten([leaf[i] for leaf in leaves], spec) for i in range(len(leaves[0]))]
-    carry, y = f(init, rows[0])
-    if len(rows) > _COPIED and _can_loop((carry, y, rows)):
-        steps = _Steps(f, carry, rows[1], y)
+    count, row = len(leaves[0]), lambda i: pytree.tree_unflatten([leaf[i] for leaf in leaves], spec)
+    carry, y = f(init, row(0))
+    if count > _COPIED and _can_loop((carry, y, xs)):
+        steps = _Steps(f, carry, row(1), y)
         if steps.can_loop:
             carry, later = steps.node(carry, [leaf[1:] for leaf in leaves])
             return carry, pytree.tree_map(lambda one, more: torch.cat([one[None], more]), y, later)
     found = [y]
-    for row in rows[1:]:
-        carry, y = f(carry, row)
+    for i in range(1, count):
+        carry, y = f(carry, row(i))
         found.append(y)
     return carry, pytree.tree_map(stack, *found)
 
