@@ -7,10 +7,11 @@ import functools
 import numpy as np
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 import ppl_gen as pg
 from ppl_gen.backends.pyro import looping
-from ppl_gen.backends.pyro.compiling import compile, traced
+from ppl_gen.backends.pyro.compiling import CALLS, compile, traced
 from ppl_gen.backends.pyro.inner_loops import scan
 from ppl_gen.backends.pyro.simplifying import is_loop
 from tests.test_looping import CASES, DATA, NOISE, ROWS, TIMES, X, by_hand, growing, reporting
@@ -80,6 +81,92 @@ def test_slopes_of_a_scan_and_maps_over_it():
     many = torch.stack([x, 2.0 * x])
     torch.testing.assert_close(compile(mapped)(many), torch.stack([ends(x), ends(2.0 * x)]), rtol=1e-12, atol=0)
     assert loops(slope, x) == loops(by_autograd, x) == loops(mapped, many) == 0 and loops(ends, x) == 1
+
+
+T = TIMES[:20]
+STACK = lambda *ys: torch.stack(ys)
+EYE = torch.eye(3, dtype=X.dtype)
+
+
+def over(step, init, rows=T):
+    return scan(step, init, rows, STACK)
+
+
+def in_a_loop(x, w):
+    """Of the innermost loop's tensors some belong to the outermost graph."""
+    seen = torch.tanh(w)
+    inner = lambda c: over(lambda d, u: (torch.tanh(d @ seen) + u + w[0], d.sum()), c)[0]
+    return over(lambda c, t: (inner(c) * 0.5, c.sum()), x)
+
+
+def in_loops(x, w):
+    deepest = lambda c: over(lambda d, u: (0.9 * d + u * w.sum(), ()), c)[0]
+    inner = lambda c: over(lambda d, u: (deepest(d) @ w, ()), c)[0]
+    return over(lambda c, t: (torch.tanh(inner(c)), c.sum()), x)
+
+
+def positive(x, w):
+    return over(lambda c, t: (0.009 * c @ c.T + w.T @ w + t * EYE, c), x.T @ x + EYE)
+
+
+def factored(x, w):
+    return torch.linalg.cholesky(positive(x, w)[0])
+
+
+def one_after_the_other(x, w):
+    """As a smoother, whose rows are what the filter gave."""
+    last, all_of_them = positive(x, w)
+    return over(lambda c, row: (c + torch.linalg.solve(row, c), torch.logdet(row)), last, all_of_them.flip(0))
+
+
+def captured_view(x, w):
+    view = w.t()
+    return over(lambda c, t: (c * 0.5 + t + view.t().reshape(-1)[:3], c.sum()), x)
+
+
+def carried_view(x, w):
+    return over(lambda c, t: ((c * t).t().sin(), c.t().reshape(-1)), w.t())
+
+
+def result_view(x, w):
+    last, ys = over(lambda c, t: ((c * t).sin().t(), c.t()), w)
+    return last.reshape(-1), ys.reshape(-1)
+
+
+def rows_that_are_views(x, w):
+    rows = (w * T[:, None, None]).transpose(1, 2)
+    return over(lambda c, row: (c * 0.5 + row.t().reshape(-1)[:3], c), x, rows)
+
+
+def other_order(x, w):
+    """Names of what is carried change their places."""
+    step = lambda c, t: ({n: v * t + (n == "a") for n, v in reversed(c.items())}, c["b"])
+    return over(step, {"a": w + 0.0, "b": w * 2.0})
+
+
+def forward_mode(x, w):
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(w, torch.ones_like(w))
+        return forward_ad.unpack_dual(over(lambda c, t: (torch.tanh(c) + t, ()), dual)[0]).tangent
+
+
+SEEN = (in_a_loop, in_loops, positive, factored, one_after_the_other, captured_view, carried_view, result_view,
+        rows_that_are_views, other_order, forward_mode)  # fmt: skip
+
+
+@pytest.mark.parametrize("f", SEEN)
+def test_what_steps_see_and_what_is_made_of_them(f):
+    """At other numbers than the graph was made with, too."""
+    run = compile(f)
+    for scale in (1.0, 0.5, -1.5):
+        args = scale * X, EYE + 0.3 * scale * X[:3]
+        torch.testing.assert_close(run(*args), f(*args), rtol=1e-13, atol=1e-13)
+
+
+def test_a_graph_that_cannot_be_made_leaves_nothing_behind():
+    with pytest.raises(ZeroDivisionError):
+        compile(lambda x: x * (1 / 0), calls=77)(X)
+    assert CALLS.get() == 1
 
 
 def test_a_scan_in_a_scan_and_in_a_loop_of_steps():

@@ -258,11 +258,8 @@ def feeds(
     else:
         feed = Stream(engine.stream, bound, names, size, finish, engine.num_data)
     if size > feed.num_rows or 0 < len(kept_back) < size:
-        raise ValueError(
-            f"batch_size {size} is more than the {feed.num_rows} rows to train on"
-            + (f", or the {len(kept_back)} kept back" if looks else "")
-            + ": lower it"
-        )
+        kept = f", or the {len(kept_back)} kept back by validation={engine.validation:g}: change one" if looks else ""
+        raise ValueError(f"batch_size {size} is more than the {feed.num_rows} rows to train on{kept or ': lower it'}")
     return feed, looks
 
 

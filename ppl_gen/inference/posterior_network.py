@@ -13,7 +13,7 @@ from ppl_gen.backends.protocol import Request
 from ppl_gen.target import Target
 
 _LINEAR = 4.0  # standard deviations up to which standardising is about linear, and beyond which it is logarithmic
-_BLOCK, _FEW = 2048, 128  # rows that go through a network at once, and where there are only four times as many
+_BLOCK, _FEW = 2048, 128  # rows that go through a network at once; the latter of at most four times as many
 _SCALES = ("u_loc", "u_scale", "y_loc", "y_scale")
 
 

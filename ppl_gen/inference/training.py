@@ -111,13 +111,12 @@ class Training(Engine):
     def sized(self, num_rows: int) -> Self:
         """With a ``batch_size``: what is asked for, else the usual one, or all rows where data have fewer.
 
-        Each of the rows to train on and those kept back must make a batch. Rows of streams and of other processes are
-        not counted.
+        Both the rows to train on and those kept back must make a batch.
         """
         if self.batch_size is not None or self.usual_batch is None:
             return self
         kept = round(self.validation * num_rows)
-        trained = 0 if self.processes or self.stream is not None else num_rows - kept
+        trained = 0 if self.processes or self.stream is not None else num_rows - kept  # 0: not known here
         return replace(self, batch_size=min(n for n in (self.usual_batch, kept, trained) if n > 0))
 
     def adds(self, target: Target) -> Augment | None:

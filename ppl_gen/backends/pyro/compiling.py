@@ -124,7 +124,7 @@ def runnable(graph: torch.fx.GraphModule, tensors: list[torch.Tensor], calls: in
     """The graph as a function, machine code where so many calls repay that."""
     global _num_graphs
     _num_graphs += 1
-    whole = not any(is_loop(node) for node in graph.graph.nodes)  # the compiler does not see into loops
+    whole = not any(map(is_loop, graph.graph.nodes))  # the compiler sees no loops; their steps come to it by themselves
     return machine_code(graph, tensors) if whole and calls > calls_to_repay(graph) else quick(graph)
 
 
@@ -151,16 +151,19 @@ def traced(
     contiguous = torch.contiguous_format
     tensors = [x.detach().clone(memory_format=contiguous) for x in leaves if isinstance(x, torch.Tensor)]
     # a graph draws while it is made; no run must depend on whether it was
-    with torch.random.fork_rng(), _unchecked(), _one_fake_mode(), _for(calls):
+    with torch.random.fork_rng(), _unchecked(), _one_fake_mode(), made_for(calls):
         graph = make_fx(flat)(*tensors)
     return simplified(graph), tensors, out[0]
 
 
 @contextmanager
-def _for(calls: int) -> Iterator[None]:
+def made_for(calls: int) -> Iterator[None]:
+    """What is traced inside is to be called so often."""
     token = CALLS.set(calls)
-    yield
-    CALLS.reset(token)
+    try:
+        yield
+    finally:
+        CALLS.reset(token)
 
 
 def _one_fake_mode() -> Any:

@@ -2,24 +2,30 @@
 
 A solver of 32 steps of order 4 asks its network 128 times. As copies that is a graph of tens of thousands of nodes,
 which takes minutes and gigabytes to make; as a node it is the graph of one step, which :class:`~.looping.Body` runs.
-The first step is always a copy: it tells what is carried, and whether slopes are asked for, of which a loop knows none.
+The first step is always a copy: it tells what is carried, and whether autograd follows it, of which a loop knows
+nothing. Python sees two steps of them all: one that appends to a list, or counts, is no step for a scan.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import fx
+from torch.autograd import forward_ad
 from torch.fx.experimental import proxy_tensor
 from torch.utils import _pytree as pytree
 
-from ppl_gen.backends.pyro.compiling import CALLS, like
+from ppl_gen.backends.pyro.compiling import CALLS, like, made_for
 from ppl_gen.backends.pyro.looping import Body, Tensors
 from ppl_gen.backends.pyro.simplifying import said, simplified, writes
 
 _COPIED = 16  # steps up to which copies are made, which machine code can be made of
+
+# Of the graphs that are being made around a step, outermost first: a loop in a loop may see tensors of any of them.
+_TRACERS: ContextVar[tuple[Any, ...]] = ContextVar("tracers", default=())
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
 
@@ -30,7 +36,7 @@ def scan(f: Step, init: Any, xs: Any, stack: Callable[..., torch.Tensor]) -> tup
     count, row = len(leaves[0]), lambda i: pytree.tree_unflatten([leaf[i] for leaf in leaves], spec)
     carry, y = f(init, row(0))
     if count > _COPIED and _can_loop((carry, y, xs)):
-        steps = _Steps(f, carry, row(1), y)
+        steps = _Steps(f, carry, row(1), y, count - 1)
         if steps.can_loop:
             carry, later = steps.node(carry, [leaf[1:] for leaf in leaves])
             return carry, pytree.tree_map(lambda one, more: torch.cat([one[None], more]), y, later)
@@ -43,7 +49,8 @@ def scan(f: Step, init: Any, xs: Any, stack: Callable[..., torch.Tensor]) -> tup
 
 def _can_loop(seen: Any) -> bool:
     """Whether a graph is being made, in which nobody asks for slopes or maps over axes, of steps of tensors."""
-    if proxy_tensor.get_proxy_mode() is None or torch._C._functorch.peek_interpreter_stack() is not None:
+    follows = torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+    if proxy_tensor.get_proxy_mode() is None or follows:
         return False
     return all(isinstance(x, torch.Tensor) and not x.requires_grad for x in pytree.tree_leaves(seen))
 
@@ -55,51 +62,61 @@ class _Steps:
         can_loop: whether they carry what they are given, alike, and neither draw nor write.
     """
 
-    def __init__(self, f: Step, carry: Any, row: Any, y: Any):
+    def __init__(self, f: Step, carry: Any, row: Any, y: Any, count: int):
         mode = proxy_tensor.get_proxy_mode()
         assert mode is not None
-        self.tracer, self.like = mode.tracer, (like(carry), like(y))
-        with proxy_tensor.disable_proxy_modes_tracing():
-            graph = _graph(f, carry, row)
-            self.outer = _lifted(graph, self.tracer)
-            self.graph = simplified(graph)
-        self._vals = [_val(self.graph, x) for x in next(iter(self.graph.graph.find_nodes(op="output"))).args[0]]
-        before = pytree.tree_leaves((carry, y))
-        self._num_carried = len(pytree.tree_leaves(carry))
-        alike = [(x.shape, x.dtype) for x in before] == [(x.shape, x.dtype) for x in self._vals]
+        self.tracer, self.carry, self.y, self.calls = mode.tracer, carry, y, count * CALLS.get()
+        around = (*_TRACERS.get(), mode.tracer)
+        token = _TRACERS.set(around)
+        try:
+            with proxy_tensor.disable_proxy_modes_tracing(), made_for(self.calls):
+                graph, spec = _graph(f, carry, row)
+                self.outer = _lifted(graph, around)
+                self.graph = simplified(graph)
+        finally:
+            _TRACERS.reset(token)
+        before, same = pytree.tree_flatten((carry, y))
+        after = [_val(self.graph, x) for x in self.graph.graph.find_nodes(op="output")[0].args[0]]
+        alike = spec == same and [(x.shape, x.dtype) for x in before] == [(x.shape, x.dtype) for x in after]
         called = [n for n in self.graph.graph.nodes if n.op == "call_function"]
         self.can_loop = alike and not any(writes(n) or n.is_impure() for n in called)
 
     def node(self, carry: Any, rows: Tensors) -> tuple[Any, Any]:
         """All of them as one node; what is carried after them, and their ys, stacked."""
-        n, tracer = self._num_carried, self.tracer
-        given = [*pytree.tree_leaves(carry), *rows, *self.outer]
-        run = _loop(self.graph, n, len(rows))
+        tracer, carried, ys = self.tracer, pytree.tree_leaves(carry), pytree.tree_leaves(self.y)
+        run, given = _loop(self.graph, len(carried), len(rows), self.calls), [*carried, *rows, *self.outer]
         proxy = tracer.create_proxy("call_function", run, tuple(map(tracer.unwrap_proxy, given)), {})
-        with proxy_tensor.disable_proxy_modes_tracing():  # of the shapes that it gives: numbers are no graph's concern
-            leads = [()] * n + [(len(rows[0]),)] * (len(self._vals) - n)
-            found = [torch.zeros((*a, *x.shape), dtype=x.dtype, device=x.device) for a, x in zip(leads, self._vals)]
-        proxy_tensor.track_tensor_tree(found, proxy, constant=None, tracer=tracer)
-        return self.like[0](found[:n]), self.like[1](found[n:])
+        with proxy_tensor.disable_proxy_modes_tracing():  # numbers of the first step, which others may be computed of
+            after = [x.clone(memory_format=torch.contiguous_format) for x in carried]
+            stacked = [x.expand(len(rows[0]), *x.shape).contiguous() for x in ys]
+        proxy_tensor.track_tensor_tree([*after, *stacked], proxy, constant=None, tracer=tracer)
+        return like(self.carry)(after), like(self.y)(stacked)
 
 
-def _graph(f: Step, carry: Any, row: Any) -> fx.GraphModule:
-    """Of a step, as a function of the tensors of what is carried and of a row; others that it sees are attributes."""
+def _graph(f: Step, carry: Any, row: Any) -> tuple[fx.GraphModule, Any]:
+    """Of a step, as a function of the contiguous tensors of what is carried and of a row, others that it sees being
+    attributes; and the structure of what it gives."""
     leaves, spec = pytree.tree_flatten((carry, row))
+    made: list[Any] = []
 
     def flat(*tensors: torch.Tensor) -> list[torch.Tensor]:
-        return [torch.as_tensor(x) for x in pytree.tree_leaves(f(*pytree.tree_unflatten(list(tensors), spec)))]
+        found, structure = pytree.tree_flatten(f(*pytree.tree_unflatten(list(tensors), spec)))
+        made[:] = [structure]
+        return [torch.as_tensor(x) for x in found]
 
-    return proxy_tensor.make_fx(flat)(*(x.detach().clone() for x in leaves))
+    contiguous = torch.contiguous_format
+    graph = proxy_tensor.make_fx(flat)(*(x.detach().clone(memory_format=contiguous) for x in leaves))
+    return graph, made[0]
 
 
-def _lifted(graph: fx.GraphModule, tracer: Any) -> Tensors:
-    """Tensors of the graph around it, in the order of the inputs that they become."""
+def _lifted(graph: fx.GraphModule, around: tuple[Any, ...]) -> Tensors:
+    """Makes inputs of the tensors that belong to graphs around it; those tensors, in the order of the inputs."""
+    known = lambda x: any(isinstance(tracer.unwrap_proxy(x), fx.Proxy) for tracer in around)
     found: dict[int, tuple[torch.Tensor, fx.Node]] = {}
     last = graph.graph.find_nodes(op="placeholder")[-1]
     for node in graph.graph.find_nodes(op="get_attr"):
         held = getattr(graph, str(node.target))
-        if not isinstance(held, torch.Tensor) or not isinstance(tracer.unwrap_proxy(held), fx.Proxy):
+        if not isinstance(held, torch.Tensor) or not known(held):
             continue
         if id(held) not in found:
             with graph.graph.inserting_after(last):
@@ -117,18 +134,22 @@ def _val(graph: fx.GraphModule, node: fx.Node) -> torch.Tensor:
     return getattr(graph, str(node.target)) if val is None else val
 
 
-def _loop(graph: fx.GraphModule, num_carried: int, num_rows: int) -> Callable[..., Tensors]:
-    """The step over all rows, as a function of tensors; its first call makes the graph ready."""
-    calls, bodies = CALLS.get(), list[Body]()
+def _loop(graph: fx.GraphModule, num_carried: int, num_rows: int, calls: int) -> Callable[..., Tensors]:
+    """The step over all rows, as a function of tensors; its first call makes the graph ready.
+
+    What is carried, rows and results are contiguous, as they were when graphs were made; tensors from around come as
+    they did then.
+    """
+    bodies: list[Body] = []
 
     def loop(*tensors: torch.Tensor) -> Tensors:
-        held = [x.contiguous() for x in tensors]
-        carried, rows, outer = held[:num_carried], held[num_carried:][:num_rows], held[num_carried + num_rows :]
+        held, outer = [x.contiguous() for x in tensors[: num_carried + num_rows]], tensors[num_carried + num_rows :]
+        carried, rows = held[:num_carried], held[num_carried:]
         if not bodies:
             one = [*carried, *(x[0] for x in rows), *outer]
-            bodies.append(Body(graph, one, _halves(num_carried), carried, num_rows, calls * len(rows[0])))
-        carried, ys = bodies[0].over_all(carried, rows, outer)
-        return [*carried, *ys]
+            bodies.append(Body(graph, one, _halves(num_carried), carried, num_rows, calls))
+        carried, ys = bodies[0].over_all(carried, rows, list(outer))
+        return [x.contiguous() for x in (*carried, *ys)]
 
     loop.is_loop = True  # type: ignore[attr-defined]
     return loop

@@ -130,7 +130,7 @@ class Body:
         return count if self._steady else 1
 
     def over_all(self, carried: Tensors, inputs: Tensors, fixed: Tensors) -> tuple[Tensors, Tensors]:
-        """What is carried after a step for each of the stacked rows, contiguous, and the stacked reports."""
+        """What is carried after a step for each of the stacked rows, and the stacked reports."""
         rows = _rows(inputs)
         each = _rows(self.each(*inputs)) if self.each else [()] * len(rows)
         return self.over(carried, rows, each, fixed, self.of_constants(fixed))
