@@ -284,7 +284,10 @@ def test_a_check_says_what_is_not_normalised():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"persistent": True, "buffer_size": 150, "batch_size": 100}, "buffer_size must be a multiple of batch_size"),
+        (
+            {"persistent": True, "buffer_size": 150, "batch_size": 100},
+            "buffer_size must be a multiple of batch_size, 100",
+        ),
         ({"restart": 0.1}, "options of persistent chains: set persistent=True"),
         ({"validation": 0.1}, "validation is no option of contrastive_divergence: leave it out"),
         ({"mixed_precision": True}, "mixed_precision is no option"),

@@ -136,6 +136,16 @@ def traced(
     f: Callable[..., Any], args: Any, calls: int = 1
 ) -> tuple[torch.fx.GraphModule, list[torch.Tensor], Callable[[Any], Any]]:
     """The graph itself, the tensors that it was made at, and what makes trees of its results."""
+    # a graph draws while it is made; no run must depend on whether it was
+    with torch.random.fork_rng(), _unchecked(), _one_fake_mode(), made_for(calls):
+        graph, tensors, tree = untouched(f, args)
+    return simplified(graph), tensors, tree
+
+
+def untouched(
+    f: Callable[..., Any], args: Any
+) -> tuple[torch.fx.GraphModule, list[torch.Tensor], Callable[[Any], Any]]:
+    """What :func:`traced` gives, before the graph is made smaller, for whoever has seen to the rest."""
     leaves, spec = pytree.tree_flatten(args)
     is_tensor = [isinstance(x, torch.Tensor) for x in leaves]
     out: list[Any] = []
@@ -150,10 +160,7 @@ def traced(
     # copies: the tracer would take two inputs that are one tensor now for one input for ever
     contiguous = torch.contiguous_format
     tensors = [x.detach().clone(memory_format=contiguous) for x in leaves if isinstance(x, torch.Tensor)]
-    # a graph draws while it is made; no run must depend on whether it was
-    with torch.random.fork_rng(), _unchecked(), _one_fake_mode(), made_for(calls):
-        graph = make_fx(flat)(*tensors)
-    return simplified(graph), tensors, out[0]
+    return make_fx(flat)(*tensors), tensors, out[0]
 
 
 @contextmanager

@@ -18,9 +18,10 @@ from torch.autograd import forward_ad
 from torch.fx.experimental import proxy_tensor
 from torch.utils import _pytree as pytree
 
-from ppl_gen.backends.pyro.compiling import CALLS, like, made_for
+from ppl_gen.backends.pyro.compiling import CALLS, like, made_for, untouched
+from ppl_gen.backends.pyro.hoisting import results
 from ppl_gen.backends.pyro.looping import Body, Tensors
-from ppl_gen.backends.pyro.simplifying import said, simplified, writes
+from ppl_gen.backends.pyro.simplifying import simplified, writes
 
 _COPIED = 16  # steps up to which copies are made, which machine code can be made of
 
@@ -38,7 +39,7 @@ def scan(f: Step, init: Any, xs: Any, stack: Callable[..., torch.Tensor]) -> tup
     if count > _COPIED and _can_loop((carry, y, xs)):
         steps = _Steps(f, carry, row(1), y, count - 1)
         if steps.can_loop:
-            carry, later = steps.node(carry, [leaf[1:] for leaf in leaves])
+            carry, later = steps.node([leaf[1:] for leaf in leaves])
             return carry, pytree.tree_map(lambda one, more: torch.cat([one[None], more]), y, later)
     found = [y]
     for i in range(1, count):
@@ -70,20 +71,21 @@ class _Steps:
         token = _TRACERS.set(around)
         try:
             with proxy_tensor.disable_proxy_modes_tracing(), made_for(self.calls):
-                graph, spec = _graph(f, carry, row)
+                graph, _, tree = untouched(f, (carry, row))
                 self.outer = _lifted(graph, around)
                 self.graph = simplified(graph)
         finally:
             _TRACERS.reset(token)
-        before, same = pytree.tree_flatten((carry, y))
-        after = [_val(self.graph, x) for x in self.graph.graph.find_nodes(op="output")[0].args[0]]
-        alike = spec == same and [(x.shape, x.dtype) for x in before] == [(x.shape, x.dtype) for x in after]
+        before, spec = pytree.tree_flatten((carry, y))
+        after = results(self.graph)
+        alike = [(x.shape, x.dtype) for x in before] == [(x.shape, x.dtype) for x in after]
         called = [n for n in self.graph.graph.nodes if n.op == "call_function"]
-        self.can_loop = alike and not any(writes(n) or n.is_impure() for n in called)
+        same = alike and pytree.tree_structure(tree(after)) == spec
+        self.can_loop = same and not any(writes(n) or n.is_impure() for n in called)
 
-    def node(self, carry: Any, rows: Tensors) -> tuple[Any, Any]:
+    def node(self, rows: Tensors) -> tuple[Any, Any]:
         """All of them as one node; what is carried after them, and their ys, stacked."""
-        tracer, carried, ys = self.tracer, pytree.tree_leaves(carry), pytree.tree_leaves(self.y)
+        tracer, carried, ys = self.tracer, pytree.tree_leaves(self.carry), pytree.tree_leaves(self.y)
         run, given = _loop(self.graph, len(carried), len(rows), self.calls), [*carried, *rows, *self.outer]
         proxy = tracer.create_proxy("call_function", run, tuple(map(tracer.unwrap_proxy, given)), {})
         with proxy_tensor.disable_proxy_modes_tracing():  # numbers of the first step, which others may be computed of
@@ -93,26 +95,11 @@ class _Steps:
         return like(self.carry)(after), like(self.y)(stacked)
 
 
-def _graph(f: Step, carry: Any, row: Any) -> tuple[fx.GraphModule, Any]:
-    """Of a step, as a function of the contiguous tensors of what is carried and of a row, others that it sees being
-    attributes; and the structure of what it gives."""
-    leaves, spec = pytree.tree_flatten((carry, row))
-    made: list[Any] = []
-
-    def flat(*tensors: torch.Tensor) -> list[torch.Tensor]:
-        found, structure = pytree.tree_flatten(f(*pytree.tree_unflatten(list(tensors), spec)))
-        made[:] = [structure]
-        return [torch.as_tensor(x) for x in found]
-
-    contiguous = torch.contiguous_format
-    graph = proxy_tensor.make_fx(flat)(*(x.detach().clone(memory_format=contiguous) for x in leaves))
-    return graph, made[0]
-
-
 def _lifted(graph: fx.GraphModule, around: tuple[Any, ...]) -> Tensors:
     """Makes inputs of the tensors that belong to graphs around it; those tensors, in the order of the inputs."""
     known = lambda x: any(isinstance(tracer.unwrap_proxy(x), fx.Proxy) for tracer in around)
     found: dict[int, tuple[torch.Tensor, fx.Node]] = {}
+    names: set[str] = set()
     last = graph.graph.find_nodes(op="placeholder")[-1]
     for node in graph.graph.find_nodes(op="get_attr"):
         held = getattr(graph, str(node.target))
@@ -123,15 +110,12 @@ def _lifted(graph: fx.GraphModule, around: tuple[Any, ...]) -> Tensors:
                 last = graph.graph.placeholder(f"outer{len(found)}")
             last.meta["val"] = node.meta.get("val", proxy_tensor.extract_val(held))
             found[id(held)] = held, last
+        names.add(str(node.target))
         node.replace_all_uses_with(found[id(held)][1])
         graph.graph.erase_node(node)
+    for name in names:  # else the numbers that the graph was made at would stay in memory with it
+        delattr(graph, name)
     return [held for held, _ in found.values()]
-
-
-def _val(graph: fx.GraphModule, node: fx.Node) -> torch.Tensor:
-    """A tensor like what a node gives."""
-    val = said(node)
-    return getattr(graph, str(node.target)) if val is None else val
 
 
 def _loop(graph: fx.GraphModule, num_carried: int, num_rows: int, calls: int) -> Callable[..., Tensors]:
@@ -141,23 +125,16 @@ def _loop(graph: fx.GraphModule, num_carried: int, num_rows: int, calls: int) ->
     they did then.
     """
     bodies: list[Body] = []
+    halves = lambda leaves: (leaves[:num_carried], leaves[num_carried:])
 
     def loop(*tensors: torch.Tensor) -> Tensors:
         held, outer = [x.contiguous() for x in tensors[: num_carried + num_rows]], tensors[num_carried + num_rows :]
         carried, rows = held[:num_carried], held[num_carried:]
         if not bodies:
             one = [*carried, *(x[0] for x in rows), *outer]
-            bodies.append(Body(graph, one, _halves(num_carried), carried, num_rows, calls))
+            bodies.append(Body(graph, one, halves, carried, num_rows, calls))
         carried, ys = bodies[0].over_all(carried, rows, list(outer))
         return [x.contiguous() for x in (*carried, *ys)]
 
     loop.is_loop = True  # type: ignore[attr-defined]
     return loop
-
-
-def _halves(count: int) -> Callable[[Any], tuple[Tensors, Tensors]]:
-    def halves(leaves: Any) -> tuple[Tensors, Tensors]:
-        held = list(leaves)
-        return held[:count], held[count:]
-
-    return halves
