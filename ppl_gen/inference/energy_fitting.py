@@ -12,6 +12,7 @@ from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.energies import Energies, require_learnable
 from ppl_gen.inference.engine import Outcome, between, positive
 from ppl_gen.inference.fitting import Fit
+from ppl_gen.inference.starts import from_init
 from ppl_gen.inference.training import OF_BOUNDS, Training, rows_of
 from ppl_gen.target import Target
 
@@ -62,14 +63,18 @@ class EnergyTrainer:
         self.part, self.energies, self.extra = target, Energies(target), extra
         self.key = (type(self), *key)
 
-    def start(self, seed: int) -> dict[str, Any]:
-        """Unconstrained starting values of all params."""
-        return self.energies.start(seed)
+    def start(self, seed: int, init: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Unconstrained starting values of all params; ``init`` those of a user."""
+        return from_init(self.part.backend, self.energies.start(seed), self._constraints, init)
+
+    @property
+    def _constraints(self) -> dict[str, Any]:
+        return {n: self.part.sites[n].constraint for n in self.part.params.names}
 
     def constrained(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """The same params as the program sees them."""
         target = self.part
-        held = {n: target.backend.bijection(target.sites[n].constraint).forward(params[n]) for n in target.params.names}
+        held = {n: target.backend.bijection(c).forward(params[n]) for n, c in self._constraints.items()}
         return {**held, **{n: params[n] for n in self.extra}}
 
     def loss(self, params: Any, row: Mapping[str, Any], *rest: Any) -> tuple[Any, Any]:

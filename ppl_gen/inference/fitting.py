@@ -119,7 +119,7 @@ class Fit:
         )
 
     def _start(self) -> dict[str, Any]:
-        params = self.trainer.start(self.seed)
+        params = self.trainer.start(self.seed, self.engine.init)
         if self.engine.processes:  # they may hang on the data
             params = self.target.backend.from_first_process(params)
         now = self.init(params, self._carried())

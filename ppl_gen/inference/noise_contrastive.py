@@ -123,9 +123,9 @@ class _Classifier(EnergyTrainer):
         self.ratio = engine.num_noise
         super().__init__(target, (self.noise, self.ratio), ("log_normalizer",))
 
-    def start(self, seed: int) -> dict[str, Any]:
+    def start(self, seed: int, init: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """c starts at log Z of the energy as it starts, estimated by importance sampling from the noise."""
-        params, backend = super().start(seed), self.part.backend
+        params, backend = super().start(seed, init), self.part.backend
         y = self._drawn(_FIRST, backend.key(seed))
         log_weight = -self.energies.energy({"unconstrained": params}, y) - self._log_prob(y)
         log_z = xp.logsumexp(log_weight, axis=0) - math.log(_FIRST)

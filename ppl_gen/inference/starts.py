@@ -25,15 +25,18 @@ def check_init(target: Target, init: Mapping[str, Any] | None, layout: Layout) -
     Raises:
         ValueError: unknown site, wrong shape, not finite.
     """
+    return _checked(init, {name: shape for name, _, shape in layout.sites}, "continuous site")
+
+
+def _checked(init: Mapping[str, Any] | None, shapes: Mapping[str, tuple[int, ...]], kind: str) -> dict[str, np.ndarray]:
     if init is not None and not isinstance(init, Mapping):
-        raise TypeError(f"init must be a dict of site names and values, got {type(init).__name__}")
+        raise TypeError(f"init must be a dict of names and values, got {type(init).__name__}")
     given = {}
-    shapes = {name: shape for name, _, shape in layout.sites}
     for name, value in (init or {}).items():
         if name not in shapes:
             near = difflib.get_close_matches(name, shapes, n=1)
             meant = f" (did you mean {near[0]!r}?)" if near else ""
-            raise ValueError(f"init names {name!r}, which is no continuous site{meant}: expected among {list(shapes)}")
+            raise ValueError(f"init names {name!r}, which is no {kind}{meant}: expected among {list(shapes)}")
         value = _numbers(name, value)
         if not np.isfinite(value).all():
             raise ValueError(f"init of {name!r} is not finite: {value.tolist()}")
@@ -42,6 +45,23 @@ def check_init(target: Target, init: Mapping[str, Any] | None, layout: Layout) -
         except ValueError:
             raise ValueError(f"init of {name!r} has shape {value.shape}: expected {shapes[name]}") from None
     return given
+
+
+def from_init(
+    backend: Any, params: Mapping[str, Any], constraints: Mapping[str, Any], init: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Unconstrained params, those that a user says, constrained, in their place.
+
+    Raises:
+        ValueError: unknown param, wrong shape, not finite, outside of its support.
+    """
+    ways = {n: backend.bijection(constraints[n]) for n in (params if init else ())}
+    given = _checked(init, {n: tuple(w.forward(params[n]).shape) for n, w in ways.items()}, "param")
+    found = {n: ways[n].inverse(backend.asarray(value)) for n, value in given.items()}
+    for name, u in found.items():
+        if not np.isfinite(backend.to_numpy(u)).all():
+            raise ValueError(f"init of {name!r} is not in its support, {constraints[name]}: {given[name].tolist()}")
+    return {**params, **found}
 
 
 def _numbers(name: str, value: Any) -> np.ndarray:

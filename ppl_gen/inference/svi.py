@@ -49,7 +49,8 @@ class SVI(Training):
             ``patience`` such averages in a row; never where tolerance is None.
         num_samples: draws from the fitted guide.
         rank: of "low_rank".
-        init: site -> value (constrained) at which an autoguide starts; elsewhere where the model says, or at random.
+        init: site -> value (constrained) at which an autoguide starts, elsewhere where the model says, or at random;
+            with a ``batch_size`` and a guide that is a function param -> value, elsewhere where the program says.
 
     With a ``batch_size`` it trains as :class:`~ppl_gen.inference.training.Training` says, by minibatches of the rows of
     a plate and a guide that is a function; ``history`` then holds means over rows. A flow takes minibatches, too, where
@@ -116,6 +117,11 @@ class SVI(Training):
             _check_autoguide(target, guide)
         else:
             _check_guide(target, guide, self.batch_size is not None)
+            if self.init and self.batch_size is None:
+                raise ValueError(
+                    f"init says where an autoguide starts, and the guide of {target.program.name} is a function: give "
+                    "its params their starting values there, or set batch_size, whose init names params"
+                )
         if self.batch_size is not None and not isinstance(guide, FlowGuide):
             _, plate = rows_of(target.guided(), self.name)
             _check_rows(target, guide, plate)

@@ -16,6 +16,7 @@ from ppl_gen.inference.elbo import WEIGHING, RowBound
 from ppl_gen.inference.engine import Engine, between, one_of, positive
 from ppl_gen.inference.feed import AUGMENTS, Augment
 from ppl_gen.inference.plates import row_arguments
+from ppl_gen.inference.starts import from_init
 from ppl_gen.options import is_number, not_below
 from ppl_gen.program import Bound, Program
 from ppl_gen.target import Target
@@ -49,6 +50,8 @@ class Training(Engine):
             kind, of which those of ``validation``, all of them where it is 1, are what is looked at each epoch. Its
             order is its own; to resume bit by bit, the stream must be the same each time through.
         num_data: rows in the stream; counted by going through it once where None.
+        init: param -> value (constrained) at which it starts, such as some of another run's ``params``; elsewhere where
+            the program says.
         processes: data or stream are this process's part of the rows, and the others of ``jax.distributed`` or of
             ``torchrun`` hold the rest: each has its share of every batch, and all get the same params.
     """
@@ -67,6 +70,7 @@ class Training(Engine):
     mixed_precision: bool = False
     stream: Iterable[Any] | None = None
     num_data: int | None = None
+    init: Mapping[str, Any] | None = None
     processes: bool = False
 
     rows_of_files: ClassVar[bool] = True
@@ -95,7 +99,7 @@ class Training(Engine):
                 f"stream must be what can be gone through once for each epoch, got a {type(self.stream).__name__}: "
                 "pass a DataLoader, a list of batches, or an object whose __iter__ begins anew"
             )
-        own = {f.name: (getattr(self, f.name), f.default) for f in fields(Training)}
+        own = {f.name: (getattr(self, f.name), f.default) for f in fields(Training) if f.name != "init"}
         chosen = [n for n, (x, default) in own.items() if x is not default and not (is_number(x) and x == default)]
         for name in self.left_out:
             if name in chosen:
@@ -159,8 +163,8 @@ class Trainer:
         """Run the guide."""
         return self.part.bound.call(self.called, arrays)
 
-    def start(self, seed: int) -> dict[str, Any]:
-        """Unconstrained starting values of all params, of the model and of the guide."""
+    def start(self, seed: int, init: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Unconstrained starting values of all params, of the model and of the guide; ``init`` those of a user."""
         part, key = self.part, self.part.backend.key(seed)
         guided = part.trace_guide(self.guide, part.arrays, key=key)
         latents = {n: s.value for n, s in guided.items() if s.kind == "latent"}
@@ -169,7 +173,8 @@ class Trainer:
         sites = {**part.trace(part.arrays, values=latents, key=key), **guided}
         params = {n: s for n, s in sites.items() if s.kind == "param"}
         self.constraints = {n: s.constraint for n, s in params.items()}
-        return {n: part.backend.bijection(s.constraint).inverse(s.value) for n, s in params.items()}
+        begun = {n: part.backend.bijection(s.constraint).inverse(s.value) for n, s in params.items()}
+        return from_init(part.backend, begun, self.constraints, init)
 
     def constrained(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """The same params as the program sees them."""
