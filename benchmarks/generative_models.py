@@ -12,6 +12,7 @@ are new are 500, each with several noises, so that their floor is low.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,8 @@ CASES = {
     for data in _DATA
     for model in _MODELS
 }
-_TRAIN, _NEW, _STEPS, _SHOWN = 20_000, 2000, 5000, 400
+_TRAIN, _NEW, _STEPS = 20_000, 2000, 5000
+_PICTURED, _SHOWN, _SIDE = "numpyro", 400, 5  # whose draws are pictured; points of a plane; digits along a side
 _SOLVED = {2: (2000, 100), 64: (200, 40)}  # number of features: rows whose log p(x) is solved for, steps
 
 
@@ -57,7 +59,8 @@ def ours(case: str) -> Callable[[], dict[str, Any]]:
         found |= {"NLL": float(nll.mean())}
         if log_density is not None:
             found["NLL above"] = float((nll + log_density(new)).mean())
-        return {n: float(v) for n, v in found.items()} | {"drawn": drawn[:_SHOWN].round(3).tolist()}
+        kept = drawn[: _SHOWN if data in TOYS else _SIDE**2]
+        return {n: float(v) for n, v in found.items()} | ({"drawn": _text(kept)} if backend == _PICTURED else {})
 
     return run
 
@@ -92,7 +95,8 @@ def _fitted(kind: str, backend: str, x: np.ndarray) -> Any:
         return pg.infer(pg.models.Flow("nsf", features), x, "svi", learning_rate=2e-3, **trained)
     if kind == "vae":
         model = pg.models.VAE(max(2, features // 4), (features,), "gaussian", hidden=wide[:2])
-        return pg.infer(model, x, "svi", learning_rate=1e-3, **trained)
+        how = {"num_annealing": _STEPS // 2}  # else its posterior collapses where data lie in lumps
+        return pg.infer(model, x, "svi", learning_rate=1e-3, **how, **trained)
     if kind == "energy":
         model = pg.models.EnergyModel(MLP(features, 1, wide[:2], "silu"), (features,), base_scale=2.0)
         how = {"persistent": True, "step_size": 0.05 if features == 2 else 0.2, "clip_norm": 1.0}
@@ -112,24 +116,54 @@ def _log_prob(kind: str, fitted: Any, x: np.ndarray) -> np.ndarray:
     return fitted.log_prob(x if kind == "mixture" else x.astype("float32"))
 
 
-def picture(result: dict[str, Any], path: Any) -> None:
-    """Draws of each model on each data set of the plane."""
+def _text(rows: np.ndarray) -> str:
+    """Rows of numbers in few letters."""
+    return "; ".join(" ".join(f"{x:.4g}" for x in row) for row in rows)
+
+
+def _rows(text: str) -> np.ndarray:
+    return np.asarray([[float(x) for x in row.split()] for row in text.split(";")])
+
+
+def picture(result: dict[str, Any], path: Path) -> None:
+    """Draws of each model on each data set; beside it all figures as a table."""
     from matplotlib.figure import Figure
 
     held = {c: r["ours"]["quality"] for c, r in result["cases"].items()}
-    backend = "numpyro" if any(c.startswith("numpyro") for c in held) else "pyro"
-    rows = [d for d in _DATA if d != "digits"]
-    figure = Figure(figsize=(1.6 * len(_MODELS), 1.7 * len(rows)), layout="constrained")
-    for row, data in zip(figure.subplots(len(rows), len(_MODELS), squeeze=False), rows, strict=True):
+    path.with_suffix(".md").write_text(_table(held))
+    figure = Figure(figsize=(1.6 * len(_MODELS), 1.75 * len(_DATA)), layout="constrained")
+    for row, data in zip(figure.subplots(len(_DATA), len(_MODELS)), _DATA, strict=True):
         for axis, kind in zip(row, _MODELS, strict=True):
-            drawn = held.get(f"{backend} {data} {kind}", {}).get("drawn")
-            side = TOYS[data].side
-            axis.set(xticks=[], yticks=[], xlim=(-side, side), ylim=(-side, side), aspect="equal")
-            if drawn:
-                axis.plot(*np.asarray(drawn).T, ".", markersize=1.2)
-                q = held[f"{backend} {data} {kind}"]
-                axis.set_xlabel(f"W2 {q['W2']:.2f} ({q['floor']:.2f}), C2ST {q['C2ST']:.2f}", fontsize=6)
-            if data == rows[0]:
+            q = held[f"{_PICTURED} {data} {kind}"]
+            (_points if data in TOYS else _digits)(axis, _rows(q["drawn"]), data)
+            axis.set_xlabel(f"W2 {q['W2']:.2f} ({q['floor']:.2f}), C2ST {q['C2ST']:.2f}", fontsize=6)
+            axis.set(xticks=[], yticks=[])
+            if data == _DATA[0]:
                 axis.set_title(kind, fontsize=9)
         row[0].set_ylabel(data)
     figure.savefig(path, dpi=110)
+
+
+def _table(held: dict[str, dict[str, Any]]) -> str:
+    """Figures in Markdown, those of both backends side by side; data are named with their floor."""
+    names = ("W2", "sliced", "MMD", "C2ST", "NLL", "NLL above")
+    lines = [f"# {TITLE}", "", "NumPyro / Pyro. " + " ".join((__doc__ or "").split("\n\n", 1)[1].split()), ""]
+    lines += ["| data (floor of W2) | model | " + " | ".join(names) + " |", "|---" * (2 + len(names)) + "|"]
+    for data in _DATA:
+        for kind in _MODELS:
+            both = [held[f"{backend} {data} {kind}"] for backend in ("numpyro", "pyro")]
+            figures = [" / ".join(f"{q[n]:.3g}" for q in both) if n in both[0] else "" for n in names]
+            lines.append(f"| {data} ({both[0]['floor']:.3g}) | {kind} | {' | '.join(figures)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _points(axis: Any, drawn: np.ndarray, data: str) -> None:
+    side = TOYS[data].side
+    axis.plot(*drawn.T, ".", markersize=1.2)
+    axis.set(xlim=(-side, side), ylim=(-side, side), aspect="equal")
+
+
+def _digits(axis: Any, drawn: np.ndarray, data: str) -> None:
+    """Images in a square, a line between them."""
+    framed = np.pad(drawn.reshape(_SIDE, _SIDE, 8, 8), ((0, 0), (0, 0), (0, 1), (0, 1)))
+    axis.imshow(framed.swapaxes(1, 2).reshape(_SIDE * 9, _SIDE * 9), cmap="gray_r", vmin=0.0, vmax=16.0)
