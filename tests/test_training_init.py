@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 import ppl_gen as pg
 from ppl_gen import dist, param, plate, sample
+from ppl_gen.inference import fitting
+from tests.cutting import cut_at_every_commit
 
 BACKENDS = ("numpyro", "pyro")
 X = np.random.default_rng(0).normal(3.0, 2.0, (200, 2))
@@ -16,6 +20,9 @@ STILL = {"batch_size": 50, "num_steps": 1, "learning_rate": 1e-12, "progress": F
 def program(x):
     scale = param("scale", 1.0, constraint=dist.constraints.positive)
     shift = param("shift", [0.0, 0.0])
+    param("share", 0.5, constraint=dist.constraints.unit_interval)
+    param("parts", [0.2, 0.3, 0.5], constraint=dist.constraints.simplex)
+    param("root", [[1.0, 0.0], [0.0, 1.0]], constraint=dist.constraints.lower_cholesky)
     with plate("rows", len(x)):
         sample("x", dist.Normal(shift, scale).to_event(1), obs=x)
 
@@ -43,12 +50,11 @@ def test_training_goes_on_from_the_params_of_another_run(engine, backend):
     model, options = MODELS[engine]
     common = {**STILL, **options, "precision": "float64"}
     first = pg.infer(model, X / 4, engine, backend, **{**common, "num_steps": 30, "learning_rate": 1e-2})
-    held = {n: x for n, x in first.params.items() if n != "log_normalizer"}  # which is found anew
-    again = pg.infer(model, X / 4, engine, backend, init=held, **common)
-    for name, x in held.items():
+    again = pg.infer(model, X / 4, engine, backend, init=first.params, **common)
+    for name, x in first.params.items():
         np.testing.assert_allclose(again.params[name], x, rtol=1e-9, atol=1e-9)
     fresh = pg.infer(model, X / 4, engine, backend, **common)
-    assert any(np.abs(fresh.params[n] - x).max() > 1e-3 for n, x in held.items())
+    assert any(np.abs(fresh.params[n] - x).max() > 1e-3 for n, x in first.params.items())
 
 
 def guided(x):
@@ -66,7 +72,11 @@ WRONG = [
     ({"scael": 1.0}, r"'scael', which is no param \(did you mean 'scale'\?\)"),
     ({"shift": np.zeros(3)}, r"shape \(3,\): expected \(2,\)"),
     ({"scale": np.nan}, "not finite"),
-    ({"scale": -1.0}, "'scale' is not in its support"),
+    ({"scale": -1.0}, r"'scale' \(-1.0, support .* is outside or on the edge of its support"),
+    ({"share": 5.0}, "'share' .* is outside or on the edge of its support"),
+    ({"parts": [1.0, 2.0, 3.0]}, "'parts' .* is outside or on the edge of its support"),
+    ({"root": [[1.0, 0.5], [0.0, 1.0]]}, "'root' .* is outside or on the edge of its support"),
+    ({1: 2.0}, "1, which is no param"),
 ]
 
 
@@ -75,6 +85,23 @@ WRONG = [
 def test_starts_that_do_not_fit(init, message, backend):
     with pytest.raises(ValueError, match=message):
         pg.infer(program, X, "svi", backend, init=init, **STILL)
+
+
+def test_an_init_of_another_type():
+    with pytest.raises(TypeError, match="init must be a dict of names and values, got ndarray"):
+        pg.infer(program, X, "svi", init=np.ones(2), **STILL)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("library", [np.asarray, jnp.asarray, torch.tensor])
+def test_a_run_whose_init_is_of_any_library_resumes(library, backend, tmp_path, monkeypatch):
+    options = {**STILL, "num_steps": 6, "learning_rate": 0.1, "init": {"shift": library([2.0, 3.0])}}
+    monkeypatch.setattr(fitting, "_CHUNK", 3)
+    whole = pg.infer(program, X, "svi", backend, **options)
+    path = tmp_path / "run.zarr"
+    begin = lambda: pg.infer(program, X, "svi", backend, checkpoint=path, **options)
+    cut, _ = cut_at_every_commit(monkeypatch, path, begin, program=program)
+    np.testing.assert_array_equal(cut.params["shift"], whole.params["shift"])
 
 
 def test_an_init_beside_a_guide_that_is_a_function():

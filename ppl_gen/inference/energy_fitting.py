@@ -64,17 +64,17 @@ class EnergyTrainer:
         self.key = (type(self), *key)
 
     def start(self, seed: int, init: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Unconstrained starting values of all params; ``init`` those of a user."""
-        return from_init(self.part.backend, self.energies.start(seed), self._constraints, init)
+        """Unconstrained starting values of all params but the extra ones; ``init``: a user's, constrained."""
+        return from_init(self.part.backend, self.energies.start(seed), self.constraints, init)
 
     @property
-    def _constraints(self) -> dict[str, Any]:
+    def constraints(self) -> dict[str, Any]:
         return {n: self.part.sites[n].constraint for n in self.part.params.names}
 
     def constrained(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """The same params as the program sees them."""
         target = self.part
-        held = {n: target.backend.bijection(c).forward(params[n]) for n, c in self._constraints.items()}
+        held = {n: target.backend.bijection(c).forward(params[n]) for n, c in self.constraints.items()}
         return {**held, **{n: params[n] for n in self.extra}}
 
     def loss(self, params: Any, row: Mapping[str, Any], *rest: Any) -> tuple[Any, Any]:

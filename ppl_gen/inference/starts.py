@@ -17,6 +17,7 @@ from ppl_gen.target import Target
 _RADIUS = 2.0
 _TRIES = 30
 _TYPED = 1e-3
+_SHOWN = 64  # numbers in a message
 
 
 def check_init(target: Target, init: Mapping[str, Any] | None, layout: Layout) -> dict[str, np.ndarray]:
@@ -34,12 +35,12 @@ def _checked(init: Mapping[str, Any] | None, shapes: Mapping[str, tuple[int, ...
     given = {}
     for name, value in (init or {}).items():
         if name not in shapes:
-            near = difflib.get_close_matches(name, shapes, n=1)
+            near = difflib.get_close_matches(str(name), shapes, n=1)
             meant = f" (did you mean {near[0]!r}?)" if near else ""
             raise ValueError(f"init names {name!r}, which is no {kind}{meant}: expected among {list(shapes)}")
         value = _numbers(name, value)
         if not np.isfinite(value).all():
-            raise ValueError(f"init of {name!r} is not finite: {value.tolist()}")
+            raise ValueError(f"init of {name!r} is not finite: {_said(value)}")
         try:
             given[name] = np.array(np.broadcast_to(value, shapes[name]))
         except ValueError:
@@ -48,27 +49,44 @@ def _checked(init: Mapping[str, Any] | None, shapes: Mapping[str, tuple[int, ...
 
 
 def from_init(
-    backend: Any, params: Mapping[str, Any], constraints: Mapping[str, Any], init: Mapping[str, Any] | None
+    backend: Any, begun: Mapping[str, Any], constraints: Mapping[str, Any], init: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """Unconstrained params, those that a user says, constrained, in their place.
+    """Unconstrained params, as they ``begun`` but for those that a user says, constrained.
 
     Raises:
-        ValueError: unknown param, wrong shape, not finite, outside of its support.
+        ValueError: unknown param, wrong shape, not finite, outside of the support or on its edge.
     """
-    ways = {n: backend.bijection(constraints[n]) for n in (params if init else ())}
-    given = _checked(init, {n: tuple(w.forward(params[n]).shape) for n, w in ways.items()}, "param")
-    found = {n: ways[n].inverse(backend.asarray(value)) for n, value in given.items()}
-    for name, u in found.items():
-        if not np.isfinite(backend.to_numpy(u)).all():
-            raise ValueError(f"init of {name!r} is not in its support, {constraints[name]}: {given[name].tolist()}")
-    return {**params, **found}
+    if not init:
+        return dict(begun)
+    bijections = {n: backend.bijection(constraints[n]) for n in begun}
+    given = _checked(init, {n: tuple(b.forward(begun[n]).shape) for n, b in bijections.items()}, "param")
+    moved = {n: _unconstrained(backend, bijections[n], value) for n, value in given.items()}
+    bad = [n for n, u in moved.items() if u is None]
+    if bad:
+        raise _outside(given, constraints, bad)
+    return {**begun, **moved}
+
+
+def _unconstrained(backend: Any, bijection: Any, value: np.ndarray) -> Any:
+    """A constrained value on the other side of a bijection; None where it has no such side or is another's."""
+    try:
+        u = bijection.inverse(backend.asarray(value))
+    except RuntimeError:  # PyTorch's, of a matrix that is not positive definite
+        return None
+    back = backend.to_numpy(bijection.forward(u))
+    whole = np.isfinite(backend.to_numpy(u)).all() and back.shape == value.shape
+    return u if whole and np.allclose(back, value, rtol=_TYPED, atol=_TYPED) else None
 
 
 def _numbers(name: str, value: Any) -> np.ndarray:
     try:
         return np.asarray(value, dtype=float)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):  # the last of tensors that ask for gradients
         raise ValueError(f"init of {name!r} is {value!r}: expected a number or an array of numbers") from None
+
+
+def _said(value: np.ndarray) -> str:
+    return str(value.tolist()) if value.size <= _SHOWN else f"an array of shape {value.shape}"
 
 
 def evaluator(target: Target, rows: int) -> Evaluate:
@@ -185,7 +203,7 @@ def check_model_init(target: Target, init: Mapping[str, Any] | None) -> dict[str
     given = check_init(target, init, target.everything)
     bad = [n for n, v in given.items() if not _inside(target, target.sites[n].constraint, v)]
     if bad:
-        raise _outside(target, given, bad)
+        raise _outside(given, {n: target.sites[n].constraint for n in bad}, bad)
     return given
 
 
@@ -239,12 +257,13 @@ def _fixed(target: Target, given: Mapping[str, np.ndarray], layout: Layout) -> n
     names = np.array([layout.label(i) for i in range(layout.dim)])
     inside = np.isin(names, list(given))
     if not np.isfinite(u[inside]).all():
-        raise _outside(target, given, sorted(map(str, set(names[inside & ~np.isfinite(u)]))))
+        bad = sorted(map(str, set(names[inside & ~np.isfinite(u)])))
+        raise _outside(given, {n: target.sites[n].constraint for n in bad}, bad)
     return np.where(inside, u, np.nan)
 
 
-def _outside(target: Target, given: Mapping[str, np.ndarray], bad: list[str]) -> ValueError:
-    came = ", ".join(f"{n!r} ({given[n].tolist()}, support {target.sites[n].constraint})" for n in bad)
+def _outside(given: Mapping[str, np.ndarray], constraints: Mapping[str, Any], bad: list[str]) -> ValueError:
+    came = ", ".join(f"{n!r} ({_said(given[n])}, support {constraints[n]})" for n in bad)
     return ValueError(f"init of {came} is outside or on the edge of its support: expected a point inside")
 
 

@@ -72,7 +72,6 @@ class SVI(Training):
     patience: int = 5
     num_samples: int = 1000
     rank: int | None = None
-    init: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -79,6 +79,8 @@ class Training(Engine):
     usual_batch: ClassVar[int | None] = None  # rows in a minibatch where none are asked for; None: all at once
 
     def __post_init__(self) -> None:
+        if not isinstance(self.init, Mapping | None):
+            raise TypeError(f"init must be a dict of names and values, got {type(self.init).__name__}")
         for name in ("batch_size", "num_epochs", "num_data"):
             if getattr(self, name) is not None:
                 positive(self, name)
@@ -99,7 +101,8 @@ class Training(Engine):
                 f"stream must be what can be gone through once for each epoch, got a {type(self.stream).__name__}: "
                 "pass a DataLoader, a list of batches, or an object whose __iter__ begins anew"
             )
-        own = {f.name: (getattr(self, f.name), f.default) for f in fields(Training) if f.name != "init"}
+        own = {f.name: (getattr(self, f.name), f.default) for f in fields(Training)}
+        del own["init"]  # which svi has without a batch_size, too
         chosen = [n for n, (x, default) in own.items() if x is not default and not (is_number(x) and x == default)]
         for name in self.left_out:
             if name in chosen:
@@ -164,7 +167,7 @@ class Trainer:
         return self.part.bound.call(self.called, arrays)
 
     def start(self, seed: int, init: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Unconstrained starting values of all params, of the model and of the guide; ``init`` those of a user."""
+        """Unconstrained starting values of all params, of model and guide; ``init``: a user's, constrained."""
         part, key = self.part, self.part.backend.key(seed)
         guided = part.trace_guide(self.guide, part.arrays, key=key)
         latents = {n: s.value for n, s in guided.items() if s.kind == "latent"}
