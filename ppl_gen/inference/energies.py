@@ -52,14 +52,13 @@ class Energies:
         return isinstance(self.model, GibbsSampled)
 
     def start(self, seed: int) -> dict[str, Any]:
-        """Unconstrained starting values of all params; where the model says, or as it declares them."""
+        """Starting values of all params; where the model says, or as it declares them."""
         target, backend = self.target, self.backend
-        params = {n: target.sites[n] for n in target.params.names}
-        values = {n: s.value for n, s in params.items()}
+        values = {n: target.sites[n].value for n in target.params.names}
         if isinstance(self.model, Starts):
             drawn = self.model.starts(target.bound.host, 1, np.random.default_rng(seed))
-            values.update({n: backend.asarray(x[0]) for n, x in drawn.items()})
-        return {n: backend.bijection(s.constraint).inverse(values[n]) for n, s in params.items()}
+            values.update({n: backend.asarray(x[0]) for n, x in drawn.items() if n in values})
+        return values
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of the data, each of the shape of a datum; 1 where a feature does not vary."""

@@ -12,7 +12,7 @@ from ppl_gen.inference.driver import Driver
 from ppl_gen.inference.energies import Energies, require_learnable
 from ppl_gen.inference.engine import Outcome, between, positive
 from ppl_gen.inference.fitting import Fit
-from ppl_gen.inference.starts import from_init
+from ppl_gen.inference.starts import of_params
 from ppl_gen.inference.training import OF_BOUNDS, Training, rows_of
 from ppl_gen.target import Target
 
@@ -65,7 +65,7 @@ class EnergyTrainer:
 
     def start(self, seed: int, init: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Unconstrained starting values of all params but the extra ones; ``init``: a user's, constrained."""
-        return from_init(self.part.backend, self.energies.start(seed), self.constraints, init)
+        return of_params(self.part.backend, self.energies.start(seed), self.constraints, init)
 
     @property
     def constraints(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from ppl_gen.backends.protocol import Request
 from ppl_gen.inference.energies import Energies
 from ppl_gen.inference.energy_fitting import EnergyFit, EnergyTrainer, EnergyTraining
 from ppl_gen.inference.engine import positive
-from ppl_gen.inference.starts import from_init
+from ppl_gen.inference.starts import of_params
 from ppl_gen.primitives import dist, sample, xp
 from ppl_gen.target import Target
 
@@ -126,13 +126,13 @@ class _Classifier(EnergyTrainer):
 
     def start(self, seed: int, init: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """c starts where a user says, or at log Z of the energy, estimated by importance sampling from the noise."""
-        of_energy = {n: x for n, x in (init or {}).items() if n not in self.extra}
+        given = (init or {}).items()
+        of_energy, own = ({n: x for n, x in given if (n in self.extra) == mine} for mine in (False, True))
         params, backend = super().start(seed, of_energy), self.part.backend
         y = self._drawn(_FIRST, backend.key(seed))
         log_weight = -self.energies.energy({"unconstrained": params}, y) - self._log_prob(y)
         log_z = xp.logsumexp(log_weight, axis=0) - math.log(_FIRST)
-        own = {n: x for n, x in (init or {}).items() if n in self.extra}
-        c = from_init(backend, {"log_normalizer": log_z}, {"log_normalizer": dist.constraints.real}, own)
+        c = of_params(backend, {"log_normalizer": log_z}, {"log_normalizer": dist.constraints.real}, own)
         return {**params, **c}
 
     def _drawn(self, count: int, key: Any) -> Any:

@@ -29,9 +29,14 @@ def check_init(target: Target, init: Mapping[str, Any] | None, layout: Layout) -
     return _checked(init, {name: shape for name, _, shape in layout.sites}, "continuous site")
 
 
-def _checked(init: Mapping[str, Any] | None, shapes: Mapping[str, tuple[int, ...]], kind: str) -> dict[str, np.ndarray]:
-    if init is not None and not isinstance(init, Mapping):
+def require_names(init: Any) -> None:
+    """Raises TypeError: a user's starting values are no dict."""
+    if not isinstance(init, Mapping | None):
         raise TypeError(f"init must be a dict of names and values, got {type(init).__name__}")
+
+
+def _checked(init: Mapping[str, Any] | None, shapes: Mapping[str, tuple[int, ...]], kind: str) -> dict[str, np.ndarray]:
+    require_names(init)
     given = {}
     for name, value in (init or {}).items():
         if name not in shapes:
@@ -48,34 +53,36 @@ def _checked(init: Mapping[str, Any] | None, shapes: Mapping[str, tuple[int, ...
     return given
 
 
-def from_init(
-    backend: Any, begun: Mapping[str, Any], constraints: Mapping[str, Any], init: Mapping[str, Any] | None
+def of_params(
+    backend: Any, values: Mapping[str, Any], constraints: Mapping[str, Any], init: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """Unconstrained params, as they ``begun`` but for those that a user says, constrained.
+    """Where params start, unconstrained: at ``values``, or where a user says; both constrained.
 
     Raises:
-        ValueError: unknown param, wrong shape, not finite, outside of the support or on its edge.
+        TypeError, ValueError: no dict, unknown param, wrong shape, not finite, outside of the support or on its edge.
     """
-    if not init:
-        return dict(begun)
-    bijections = {n: backend.bijection(constraints[n]) for n in begun}
-    given = _checked(init, {n: tuple(b.forward(begun[n]).shape) for n, b in bijections.items()}, "param")
-    moved = {n: _unconstrained(backend, bijections[n], value) for n, value in given.items()}
-    bad = [n for n, u in moved.items() if u is None]
+    given = _checked(init, {n: tuple(x.shape) for n, x in values.items()}, "param")
+    bijections = {n: backend.bijection(constraints[n]) for n in values}
+    there = {n: _there_and_back(backend, bijections[n], x) for n, x in given.items()}
+    bad = {n: constraints[n] for n, (_, same) in there.items() if not same}
     if bad:
-        raise _outside(given, constraints, bad)
-    return {**begun, **moved}
+        raise _outside(given, bad)
+    return {n: there[n][0] if n in there else bijections[n].inverse(x) for n, x in values.items()}
 
 
-def _unconstrained(backend: Any, bijection: Any, value: np.ndarray) -> Any:
-    """A constrained value on the other side of a bijection; None where it has no such side or is another's."""
+def _there_and_back(backend: Any, bijection: Any, value: np.ndarray) -> tuple[Any, bool | None]:
+    """A constrained value on the other side of a bijection, and whether it comes back as it was.
+
+    None where it has no finite other side; the same to the digits that people type.
+    """
     try:
         u = bijection.inverse(backend.asarray(value))
     except RuntimeError:  # PyTorch's, of a matrix that is not positive definite
-        return None
+        return None, None
     back = backend.to_numpy(bijection.forward(u))
-    whole = np.isfinite(backend.to_numpy(u)).all() and back.shape == value.shape
-    return u if whole and np.allclose(back, value, rtol=_TYPED, atol=_TYPED) else None
+    if not np.isfinite(backend.to_numpy(u)).all() or back.shape != value.shape:
+        return u, None
+    return u, bool(np.allclose(back, value, rtol=_TYPED, atol=_TYPED))
 
 
 def _numbers(name: str, value: Any) -> np.ndarray:
@@ -203,20 +210,18 @@ def check_model_init(target: Target, init: Mapping[str, Any] | None) -> dict[str
     given = check_init(target, init, target.everything)
     bad = [n for n, v in given.items() if not _inside(target, target.sites[n].constraint, v)]
     if bad:
-        raise _outside(given, {n: target.sites[n].constraint for n in bad}, bad)
+        raise _outside(given, {n: target.sites[n].constraint for n in bad})
     return given
 
 
 def _inside(target: Target, constraint: Any, value: np.ndarray) -> bool:
     """Whether a value is in a support, to the digits that people type: shares that add up to 0.9999 are."""
     backend = target.backend
-    on_device, bijection = backend.asarray(value), backend.bijection(constraint)
-    u = bijection.inverse(on_device)
-    back = backend.to_numpy(bijection.forward(u))
-    if np.isfinite(backend.to_numpy(u)).all() and back.shape == value.shape:
-        return bool(np.allclose(back, value, rtol=_TYPED, atol=_TYPED))
+    _, same = _there_and_back(backend, backend.bijection(constraint), value)
+    if same is not None:
+        return same
     shares = value.ndim > 0 and np.allclose(value.sum(-1), 1.0, atol=_TYPED)
-    return bool(shares and np.all(backend.to_numpy(constraint.check(on_device))))
+    return bool(shares and np.all(backend.to_numpy(constraint.check(backend.asarray(value)))))
 
 
 def model_starts(
@@ -258,12 +263,13 @@ def _fixed(target: Target, given: Mapping[str, np.ndarray], layout: Layout) -> n
     inside = np.isin(names, list(given))
     if not np.isfinite(u[inside]).all():
         bad = sorted(map(str, set(names[inside & ~np.isfinite(u)])))
-        raise _outside(given, {n: target.sites[n].constraint for n in bad}, bad)
+        raise _outside(given, {n: target.sites[n].constraint for n in bad})
     return np.where(inside, u, np.nan)
 
 
-def _outside(given: Mapping[str, np.ndarray], constraints: Mapping[str, Any], bad: list[str]) -> ValueError:
-    came = ", ".join(f"{n!r} ({_said(given[n])}, support {constraints[n]})" for n in bad)
+def _outside(given: Mapping[str, np.ndarray], bad: Mapping[str, Any]) -> ValueError:
+    """What is said of values that are not in their supports; ``bad``: name -> support."""
+    came = ", ".join(f"{n!r} ({_said(given[n])}, support {support})" for n, support in bad.items())
     return ValueError(f"init of {came} is outside or on the edge of its support: expected a point inside")
 
 

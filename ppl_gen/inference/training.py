@@ -16,7 +16,7 @@ from ppl_gen.inference.elbo import WEIGHING, RowBound
 from ppl_gen.inference.engine import Engine, between, one_of, positive
 from ppl_gen.inference.feed import AUGMENTS, Augment
 from ppl_gen.inference.plates import row_arguments
-from ppl_gen.inference.starts import from_init
+from ppl_gen.inference.starts import of_params, require_names
 from ppl_gen.options import is_number, not_below
 from ppl_gen.program import Bound, Program
 from ppl_gen.target import Target
@@ -79,8 +79,7 @@ class Training(Engine):
     usual_batch: ClassVar[int | None] = None  # rows in a minibatch where none are asked for; None: all at once
 
     def __post_init__(self) -> None:
-        if not isinstance(self.init, Mapping | None):
-            raise TypeError(f"init must be a dict of names and values, got {type(self.init).__name__}")
+        require_names(self.init)
         for name in ("batch_size", "num_epochs", "num_data"):
             if getattr(self, name) is not None:
                 positive(self, name)
@@ -176,8 +175,7 @@ class Trainer:
         sites = {**part.trace(part.arrays, values=latents, key=key), **guided}
         params = {n: s for n, s in sites.items() if s.kind == "param"}
         self.constraints = {n: s.constraint for n, s in params.items()}
-        begun = {n: part.backend.bijection(s.constraint).inverse(s.value) for n, s in params.items()}
-        return from_init(part.backend, begun, self.constraints, init)
+        return of_params(part.backend, {n: s.value for n, s in params.items()}, self.constraints, init)
 
     def constrained(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """The same params as the program sees them."""

@@ -25,7 +25,7 @@ def options(program: Program | None) -> dict[str, Any]:
 
 def plain(value: Any) -> Any:
     """Numbers, text, lists and dicts as they are; of anything else how it is written, less its place in memory."""
-    if isinstance(value, np.generic) or hasattr(value, "__array__"):  # of any library
+    if hasattr(value, "__array__") and not isinstance(value, type):  # numbers and arrays of any library
         value = np.asarray(value.detach() if hasattr(value, "detach") else value).tolist()
     if value is None or isinstance(value, str | bool | int | float):
         return value
